@@ -1,0 +1,118 @@
+"""What all tags of one machine share: its memory, its pools and their order, its zones, and who carries its drivers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from busdma.addresses import AddressSet
+from busdma.buffers import Buffer, LinearBuffer
+from busdma.constraints import Constraints
+from busdma.instrument import Instrument
+from busdma.lifecycle import State
+from busdma.machine.frames import FrameAllocator
+from busdma.mechanisms.zone import DEFAULT_LIMIT, Zone
+from busdma.pool import PoolQueue
+from busdma.waiting import Runtime
+
+if TYPE_CHECKING:
+    from busdma.map import Map
+    from busdma.tag import Tag
+
+
+class DmaDomain:
+    """One machine's side of every tag. `memory` is all RAM; its first byte has the physical address ``frames.base``.
+
+    `bounce_limit`: pages that each bounce zone may grow to. `barrier`: what orders the CPU's accesses to memory before
+    the device's, where the machine needs it.
+    """
+
+    def __init__(
+        self,
+        memory: memoryview,
+        frames: FrameAllocator,
+        runtime: Runtime,
+        *,
+        bounce_limit: int = DEFAULT_LIMIT,
+        barrier: Callable[[], None] | None = None,
+    ) -> None:
+        self.memory = memory
+        self.base = frames.base
+        self.frames = frames
+        self.page_size = frames.page_size
+        self.runtime = runtime
+        self.barrier = barrier
+        self.queue = PoolQueue()
+        frames.add_listener(self.queue.serve)  # a zone may be waiting for memory to grow into
+        self.instruments: list[Instrument] = []
+        self.bounce_limit = bounce_limit
+        self._zones: list[Zone] = []
+        self._roots: list[Tag] = []
+
+    def root(self, name: str) -> Tag:
+        """A tag without limits, the first of a tree."""
+        from busdma.tag import Tag
+
+        tag = Tag(self, None, name, Constraints.unlimited(name))
+        self._roots.append(tag)
+        return tag
+
+    def zone(self, reach: AddressSet) -> Zone | None:
+        """The bounce zone for a tag with this reach: the widest there is that suits it, or a new one.
+
+        A zone suits if the tag reaches all of it, and it may grow as large as one of the tag's own could. None: no page
+        frame of the machine lies within reach.
+        """
+        memory = AddressSet.span(self.base, self.base + self.frames.pages * self.page_size - 1)
+        within = reach & memory
+        usable = self.frames.usable(within)
+        if not usable:
+            return None
+        limit = min(self.bounce_limit, usable)
+        with self.queue.lock:
+            suited = [zone for zone in self._zones if zone.serves(within) and zone.slots.entries >= limit]
+            if suited:
+                return max(suited, key=lambda zone: zone.reach.size())
+            zone = Zone(f"bounce zone {len(self._zones)}", self.queue, self.frames, within, limit)
+            self._zones.append(zone)
+            return zone
+
+    @property
+    def zones(self) -> tuple[Zone, ...]:
+        """The bounce zones, oldest first."""
+        return tuple(self._zones)
+
+    def maps(self) -> Iterator[Map]:
+        """Every map of every tag."""
+        tags = list(self._roots)
+        while tags:
+            tag = tags.pop()
+            yield from tag.maps
+            tags.extend(tag.children)
+
+    def in_use(self, buffer: LinearBuffer) -> str | None:
+        """Which map has, or waits to have, part of `buffer` loaded; None if none has."""
+        for map in self.maps():
+            if map.state in (State.IDLE, State.DESTROYED):
+                continue
+            loaded: Buffer | None = map.buffer
+            if (
+                isinstance(loaded, LinearBuffer)
+                and loaded.frames is buffer.frames
+                and loaded.start < buffer.start + buffer.length
+                and buffer.start < loaded.start + loaded.length
+            ):
+                return f"{map.describe()} ({map.state.name.lower()})"
+        return None
+
+    def leaks(self) -> list[str]:
+        """What is still loaded, waiting or in quarantine, for a machine that is about to close."""
+        return [f"{map.describe()} is {map.state.name.lower()}" for map in self.maps() if map.state != State.IDLE]
+
+    def statistics(self) -> dict[str, Any]:
+        """Zones by name, who waits, and the page frames."""
+        return {
+            "zones": {zone.name: zone.statistics() for zone in self._zones},
+            "waiting": self.queue.waiters(),
+            "frames": self.frames.statistics(),
+        }

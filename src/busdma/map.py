@@ -1,0 +1,325 @@
+"""A map: one transfer at a time between a buffer and a device, and the segments that the device is given.
+
+Its life is the table of `busdma.lifecycle`. A load that finds all pages in reach allocates nothing and takes no lock;
+sync of such a map is a check and the machine's barrier, unload a change of state.
+
+Source: bus_dma(9); founding rules: sync is always required, unload never syncs, sub-range sync works everywhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from busdma.buffers import Buffer, as_buffer
+from busdma.errors import BufferGone, BufferTooLong, DriverError, ResourceShortage, SyncError
+from busdma.faces import LoadFaces
+from busdma.lifecycle import LIFE, SYNCS, SYNCS_BY_DIRECTION, Event, State, after
+from busdma.loading import place
+from busdma.mechanisms import Holder, Mechanism, Shortage
+from busdma.mechanisms.direct import Direct
+from busdma.pool import Requisition
+from busdma.result import Segments
+from busdma.segments import UNREACHABLE, Segmenter
+from busdma.sync import Direction, SyncOp
+
+if TYPE_CHECKING:
+    from busdma.tag import Tag
+
+_LOADABLE: Final = frozenset(LIFE[Event.LOAD])
+_SYNCABLE: Final = frozenset(LIFE[Event.SYNC])
+_UNLOADABLE: Final = frozenset(LIFE[Event.UNLOAD])
+_LOADED: Final = State.LOADED
+_IDLE: Final = State.IDLE
+
+
+class Map(LoadFaces):
+    """Create with `Tag.create_map`. One context uses it at a time; different maps are independent.
+
+    ``segments`` is the same object for the map's whole life and shows what is loaded now.
+    """
+
+    __slots__ = (
+        "_barrier",
+        "_bytes",
+        "_chain",
+        "_deferred",
+        "_effects",
+        "_hi",
+        "_holder",
+        "_hooks",
+        "_length",
+        "_lo",
+        "_loads",
+        "_maxsize",
+        "_requisition",
+        "_runtime",
+        "_segmenter",
+        "_segments",
+        "_syncs",
+        "buffer",
+        "direct",
+        "direction",
+        "name",
+        "segments",
+        "state",
+        "tag",
+    )
+
+    def __init__(self, tag: Tag, name: str, segmenter: Segmenter, direct: Direct, chain: tuple[Mechanism, ...]) -> None:
+        self.tag = tag
+        self.name = name
+        self.state = _IDLE
+        self.buffer: Buffer | None = None  #: what is loaded, or waits to be
+        self.direction = Direction.BOTH
+        self.segments = Segments(segmenter)
+        self._segmenter = segmenter
+        self.direct = direct
+        self._chain = chain
+        self._holder: Holder | None = None  # who holds resources for this load
+        self._requisition: Requisition | None = None
+        domain = tag.domain
+        self._runtime = domain.runtime
+        self._hooks = domain.instruments
+        self._barrier = domain.barrier
+        self._maxsize = tag.constraints.maxsize.value
+        self._length = 0
+        self._effects = SYNCS
+        self._lo = self._hi = 0  # the device may own bytes [lo, hi)
+        self._loads = self._bytes = self._segments = self._syncs = self._deferred = 0
+
+    # -- the engine under the faces of a load -------------------------------------------------------------------------
+
+    def _try(self, source: Any, direction: Direction) -> Shortage | None:
+        if self.state not in _LOADABLE:
+            after(Event.LOAD, self.state, self.describe())
+        try:
+            length = source.length
+            answer = self._segmenter.load(source.frames, source.start, length)
+            buffer: Buffer = source
+        except AttributeError:
+            buffer = as_buffer(source, self.tag.domain.page_size)
+            length = buffer.length
+            answer = self._segmenter.load(buffer.frames, buffer.start, length)
+        if length > self._maxsize or answer < 1:
+            if answer != UNREACHABLE or length > self._maxsize or buffer.host is not None or buffer.readonly:
+                self._check(buffer, direction)  # mapped pages of the machine are neither empty nor gone
+            outcome = place(self._segmenter, buffer, self._chain, answer, self)
+            if isinstance(outcome, Shortage):
+                return outcome
+            self._holder = outcome
+            answer = self._segmenter.count
+        self.buffer = buffer
+        self.direction = direction
+        self.state = _LOADED
+        self._length = length
+        self._effects = SYNCS_BY_DIRECTION[direction.number]
+        self._loads += 1
+        self._bytes += length
+        self._segments += answer
+        if self._hooks:
+            for hook in self._hooks:
+                hook.loaded(self)
+        return None
+
+    def _check(self, buffer: Buffer, direction: Direction) -> None:
+        """Everything about a buffer that is not a matter of where it lies."""
+        limit = self.tag.constraints.maxsize
+        if buffer.length > limit.value:
+            self._segmenter.count = 0
+            raise BufferTooLong(
+                f"cannot load {buffer.describe()} into {self.describe()}: longer than maxsize {limit.value}, "
+                f"set by tag {limit.origin!r}; split the transfer"
+            )
+        if buffer.length < 1:
+            raise DriverError(f"cannot load {buffer.describe()} into {self.describe()}: it is empty")
+        gone = getattr(buffer, "gone", "")
+        if gone:
+            raise BufferGone(f"cannot load {buffer.describe()} into {self.describe()}: {gone}")
+        if buffer.readonly and direction is not Direction.TO_DEVICE:
+            raise DriverError(
+                f"cannot load {buffer.describe()} into {self.describe()} {direction.label}: it is read-only; load it "
+                "with Direction.TO_DEVICE, or give a writable buffer"
+            )
+
+    def _refuse(self, shortage: Shortage) -> ResourceShortage:
+        self.tag._refused(shortage.needs)
+        return super()._refuse(shortage)
+
+    def _defer(self, shortage: Shortage, source: object, direction: Direction) -> Requisition:
+        state = after(Event.DEFER, self.state, self.describe())
+        self.buffer = as_buffer(source, self.tag.domain.page_size)
+        self.state = state
+        self.direction = direction
+        self._deferred += 1
+        shortage.lender.deferred()
+        if self._hooks:
+            for hook in self._hooks:
+                hook.deferred(self)
+        self._requisition = requisition = self.tag.domain.queue.join(shortage.needs, self.describe())
+        return requisition
+
+    def _granted(self, requisition: Requisition, shortage: Shortage) -> None:
+        assert self.buffer is not None
+        shortage.lender.finish(self._segmenter, self.buffer, requisition.needs)
+        self._requisition = None
+        self._holder = shortage.lender
+        self.state = after(Event.GRANT, self.state, self.describe())
+        self._length = self.buffer.length
+        self._effects = SYNCS_BY_DIRECTION[self.direction.number]
+        self._loads += 1
+        self._bytes += self._length
+        self._segments += self._segmenter.count
+        if self._hooks:
+            for hook in self._hooks:
+                hook.loaded(self)
+
+    def _give_up(self, requisition: Requisition) -> None:
+        requisition.withdraw()
+        self._requisition = None
+        self.buffer = None
+        self.state = after(Event.GIVE_UP, self.state, self.describe())
+
+    def cancel_load(self) -> bool:
+        """Cancel the load that waits on this map; its face raises WaitCancelled. False: none waits any more."""
+        requisition = self._requisition
+        return requisition is not None and requisition.waiter.cancel()
+
+    # -- between load and unload --------------------------------------------------------------------------------------
+
+    def sync(self, op: SyncOp, offset: int = 0, length: int | None = None) -> None:
+        """Make CPU and device agree on bytes [offset, offset + length) of the buffer; all of it without a range.
+
+        `op`: one of PREREAD, PREWRITE, POSTREAD, POSTWRITE, or PRE with PRE, POST with POST. Always required, on
+        coherent machines too. Raises SyncError for a mix, a direction that was not loaded or a range outside the
+        buffer, MapStateError when nothing is loaded.
+        """
+        if self.state not in _SYNCABLE:
+            after(Event.SYNC, self.state, self.describe())
+        size = self._length
+        if length is None:
+            length = size - offset
+        effect = self._effects.get(op)
+        if effect is None or offset < 0 or length < 1 or offset + length > size:
+            raise self._bad_sync(op, offset, length)
+        holder = self._holder
+        if effect.to_device:
+            if holder is not None:
+                holder.copy_out(self._segmenter, offset, length)
+            if self._lo == self._hi:
+                self._lo = offset
+                self._hi = offset + length
+            else:
+                self._lo = min(self._lo, offset)
+                self._hi = max(self._hi, offset + length)
+        else:
+            if holder is not None and effect.copy_in:
+                holder.copy_in(self._segmenter, offset, length)
+            if offset <= self._lo:
+                self._lo = min(max(self._lo, offset + length), self._hi)
+            elif offset + length >= self._hi:
+                self._hi = max(self._lo, min(self._hi, offset))
+        self._syncs += 1
+        if self._barrier is not None:
+            self._barrier()
+        if self._hooks:
+            for hook in self._hooks:
+                hook.synced(self, op, offset, length)
+
+    def unload(self) -> None:
+        """Give back what the load took. Never waits, and never syncs. The segments are invalid from here on."""
+        if self.state not in _UNLOADABLE:
+            after(Event.UNLOAD, self.state, self.describe())
+        if self._hooks:
+            for hook in self._hooks:
+                hook.unloading(self)
+        self._segmenter.count = 0
+        self.state = _IDLE
+        self.buffer = None
+        self._lo = self._hi = 0
+        if self._holder is not None:
+            holder, self._holder = self._holder, None
+            holder.release(self._segmenter)
+
+    @property
+    def device_may_own(self) -> tuple[int, int] | None:
+        """The smallest known range [lo, hi) outside which the device owns no byte; None: it owns none."""
+        return None if self._lo == self._hi else (self._lo, self._hi)
+
+    # -- leaving otherwise --------------------------------------------------------------------------------------------
+
+    def quarantine(self) -> None:
+        """Nobody may reuse this map and its pages until the device is reported idle: its fate is unknown."""
+        if self.state is State.QUARANTINED:
+            return
+        self.state = after(Event.QUARANTINE, self.state, self.describe())
+        self._segmenter.count = 0
+        if self._holder is not None:
+            self._holder.quarantine(self._segmenter, True)
+        if self._hooks:
+            for hook in self._hooks:
+                hook.quarantined(self)
+
+    def abandon(self) -> None:
+        """The owner leaves: cancel a waiting load; unload, or quarantine where the device may own bytes."""
+        if self.state is State.WAITING:
+            self.cancel_load()
+        elif self.state is State.LOADED:
+            if self._lo == self._hi:
+                self.unload()
+            else:
+                self.quarantine()
+
+    def report_idle(self) -> None:
+        """The device was reset, or has finished: it owns no byte of this map. Ends a quarantine."""
+        quarantined = self.state is State.QUARANTINED
+        self.state = after(Event.REPORT_IDLE, self.state, self.describe())
+        self._lo = self._hi = 0
+        if quarantined:
+            self.buffer = None
+            if self._holder is not None:
+                holder, self._holder = self._holder, None
+                holder.quarantine(self._segmenter, False)
+                holder.release(self._segmenter)
+
+    def destroy(self) -> None:
+        """Give the map back to its tag. MapStateError unless it is idle; a second time is an error too."""
+        self.state = after(Event.DESTROY, self.state, self.describe())
+        self.tag._forget(self, self._chain)
+
+    # -- for people ---------------------------------------------------------------------------------------------------
+
+    def describe(self) -> str:
+        """For example ``map 'disk0' of tag isa/aha0``."""
+        return f"map {self.name!r} of tag {self.tag.path}"
+
+    def statistics(self) -> dict[str, Any]:
+        """Counters since the map was created."""
+        return {
+            "loads": self._loads,
+            "bytes": self._bytes,
+            "segments": self._segments,
+            "syncs": self._syncs,
+            "deferred": self._deferred,
+        }
+
+    def _bad_sync(self, op: SyncOp, offset: int, length: int) -> SyncError:
+        if op in SYNCS and op not in self._effects:
+            return SyncError(
+                f"sync of {self.describe()} with {op!r}: it was loaded {self.direction.label}; load it the other way, "
+                "or both ways, if the device is to do that"
+            )
+        if op in SYNCS:
+            return SyncError(
+                f"sync of bytes [{offset}, {offset + length}) of {self.describe()}: "
+                f"{self._length} bytes are loaded; give a range inside them, of at least one byte"
+            )
+        return SyncError(
+            f"sync of {self.describe()} with {op!r}: give PREREAD, PREWRITE, POSTREAD or POSTWRITE, PRE only with PRE "
+            "and POST only with POST"
+        )
+
+    def __str__(self) -> str:
+        return self.describe()
+
+    def __repr__(self) -> str:
+        return f"<{self.describe()}, {self.state.name.lower()}>"

@@ -1,0 +1,157 @@
+"""Bounce: pages that the device cannot reach are copied through pages that it can.
+
+Only the pages that need it are bounced, one page of the zone each. Where the tag allows fewer segments than the buffer
+has, a contiguous run joins just enough of them. A bounce page is a second copy of bytes that agrees with the first only
+at a sync, like a cache that DMA does not see: PREREAD and PREWRITE copy out, POSTREAD copies in.
+
+Source: Thorpe, USENIX 1998, section 2 (bouncing as a non-coherent cache); Gibbs, tech-kern 10 June 1998.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from busdma.buffers import Buffer
+from busdma.constraints import Constraints
+from busdma.mechanisms import Shortage, Unreachable
+from busdma.mechanisms.runs import plan_run, shifted
+from busdma.mechanisms.zone import Run, Zone
+from busdma.pool import Need
+from busdma.segments import TOO_MANY, Segmenter
+
+
+class BounceNeed:
+    """So many pages of a zone for one segmenter: singles, or a run with singles around it."""
+
+    __slots__ = ("amount", "pool", "run", "segmenter")
+
+    def __init__(self, zone: Zone, segmenter: Segmenter, amount: int, run: Run | None) -> None:
+        self.pool = zone
+        self.segmenter = segmenter
+        self.amount = amount
+        self.run = run
+
+    def ready(self) -> bool:
+        """See `busdma.pool.Need`."""
+        return self.pool.ready(self.amount) if self.run is None else self.pool.ready_run(self.run) is not None
+
+    def take(self) -> bool:
+        """See `busdma.pool.Need`."""
+        if self.run is None:
+            return self.pool.take(self.segmenter, self.amount)
+        return self.pool.take_run(self.segmenter, self.run)
+
+    def give(self) -> None:
+        """See `busdma.pool.Need`."""
+        self.pool.give(self.segmenter)
+
+
+class Bounce:
+    """Bouncing through one zone, under one tag's constraints."""
+
+    name = "bounce"
+
+    def __init__(self, zone: Zone, constraints: Constraints, page_size: int) -> None:
+        self.zone = zone
+        self._constraints = constraints
+        self._page = page_size
+        self._nsegments = constraints.nsegments.value
+        self._particular = constraints.alignment.value > page_size or constraints.joint.value > 1
+
+    def place(self, segmenter: Segmenter, buffer: Buffer, answer: int) -> Bounce | Shortage | Unreachable:
+        """Bounce what ``segmenter.load`` found out of reach, or join what has too many segments."""
+        run: Run | None = None
+        pages = segmenter.needed
+        crowded = answer == TOO_MANY or segmenter.wanted > self._nsegments
+        if crowded or (self._particular and self._needs_run(buffer)):
+            run = plan_run(buffer, self._constraints, self._page)
+            if run is None:
+                return Unreachable(self.name, self._crowded, too_many_segments=True)
+            pages = run.before + run.pages + run.after
+            if not run.pages:
+                run = None  # single pages will do
+        zone = self.zone
+        with zone.queue.lock:
+            if run is None and zone.free >= pages and not zone.waiting:
+                self._attach(segmenter, buffer, None)  # takes the pages itself
+                zone.took(pages)
+                return self
+            if pages > zone.limit:
+                zone.counts["refused"] += 1
+                return Unreachable(self.name, lambda _: self._too_many(pages))
+            need = BounceNeed(zone, segmenter, pages, run)
+            if zone.queue.take((need,)):
+                self._attach(segmenter, buffer, run)
+                return self
+        return Shortage(self, (need,))
+
+    def _needs_run(self, buffer: Buffer) -> bool:
+        """Would single pages be misaligned, or joined where they may not be?"""
+        limits = self._constraints
+        return limits.alignment.value > self._page or shifted(buffer, limits, self._page)
+
+    def need(self, segmenter: Segmenter) -> BounceNeed:
+        """One page: the least that a load could be short of."""
+        return BounceNeed(self.zone, segmenter, 1, None)
+
+    def deferred(self) -> None:
+        """See `busdma.mechanisms.Lender`."""
+        self.zone.count("deferred", 1)
+
+    def finish(self, segmenter: Segmenter, buffer: Buffer, needs: tuple[Need, ...]) -> None:
+        """See `busdma.mechanisms.Lender`."""
+        with self.zone.queue.lock:
+            self._attach(segmenter, buffer, cast(BounceNeed, needs[0]).run)
+
+    def copy_out(self, segmenter: Segmenter, offset: int, length: int) -> None:
+        """Client to bounce pages."""
+        segmenter.copy_out(offset, length)
+
+    def copy_in(self, segmenter: Segmenter, offset: int, length: int) -> None:
+        """Bounce pages to client."""
+        segmenter.copy_in(offset, length)
+
+    def release(self, segmenter: Segmenter) -> None:
+        """Pages back to the zone, and on to whoever waits."""
+        if segmenter.foreign:  # let go of the host's memory
+            segmenter.foreign = False
+            segmenter.client = segmenter.target = segmenter.ram
+        queue = self.zone.queue
+        with queue.lock:
+            self.zone.give(segmenter)
+            queue.serve()  # of every pool: an idle page here may be the memory that another zone needs to grow
+
+    def quarantine(self, segmenter: Segmenter, entering: bool) -> None:
+        """Count the pages that nobody may have until the device is idle."""
+        with self.zone.queue.lock:
+            self.zone.quarantined += segmenter.nheld if entering else -segmenter.nheld
+
+    def _attach(self, segmenter: Segmenter, buffer: Buffer, run: Run | None) -> None:
+        """Place the buffer with the pages that are held, or else free. Under the lock."""
+        host = buffer.host
+        if host is not None:
+            segmenter.foreign = True
+            segmenter.client = host
+            if not host.readonly:  # if it is, only Direction.TO_DEVICE is loaded, and nothing is copied in
+                segmenter.target = host
+        if run is None:
+            answer = segmenter.place(buffer.frames, buffer.start, buffer.length, self.zone.slots)
+        else:
+            where = (run.first, run.pages, run.lead)
+            answer = segmenter.place(buffer.frames, buffer.start, buffer.length, self.zone.slots, *where)
+        if answer < 1:
+            raise AssertionError("a bounce plan came out with too many segments")
+        self.zone.counts["bounced_pages"] += segmenter.npieces
+
+    def _crowded(self, segmenter: Segmenter) -> str:
+        limit = self._constraints.nsegments
+        return (
+            f"even one contiguous run has more than {limit.value} segments (nsegments of tag {limit.origin!r}, "
+            f"{self._constraints.segment_size} bytes each)"
+        )
+
+    def _too_many(self, pages: int) -> str:
+        return (
+            f"{pages} bounce pages needed and {self.zone.name} may hold {self.zone.limit}: raise the zone's limit, "
+            "or split the transfer"
+        )
