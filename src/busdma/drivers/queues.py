@@ -1,0 +1,225 @@
+"""The two queues of a disk controller's driver: a channel between contexts, and the requests of one disk in order.
+
+`RequestQueue` implements the order that a disk's users are promised. Its one consumer takes requests from the head;
+while that consumer waits for something (a control block, a bounce page), nothing behind is taken, so the queue
+freezes by itself (Thorpe, tech-kern 12 June 1998). A request that overlaps one in flight stays at the head until that
+one is settled, so that neither a retry nor a reset can let the later one win.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Collection, Iterable
+from functools import partial
+from typing import Any, Final, Generic, TypeVar
+
+from busdma.drivers.block import Data
+from busdma.errors import DeadlineExpired
+from busdma.sync import Direction
+from busdma.waiting import PENDING, WOKEN, Runtime, Waiter
+
+T = TypeVar("T")
+EVERYTHING: Final = (0, 1 << 64)
+
+
+class Channel(Generic[T]):
+    """Things put by any thread and taken, one each and in order, by contexts that wait for them."""
+
+    __slots__ = ("_items", "_lock", "_takers", "purpose")
+
+    def __init__(self, purpose: str, items: Iterable[T] = ()) -> None:
+        self.purpose = purpose
+        self._items = deque(items)
+        self._takers: deque[Waiter] = deque()
+        self._lock = threading.Lock()
+
+    def put(self, item: T) -> None:
+        """Give `item` to the context that has waited longest, or keep it."""
+        while True:
+            with self._lock:
+                if not self._takers:
+                    self._items.append(item)
+                    return
+                taker = self._takers.popleft()
+            if taker.wake(item):
+                return
+
+    async def take(self, runtime: Runtime, deadline: int | None = None) -> T:
+        """The oldest item. A wait that is cancelled after it was given an item puts it back."""
+        with self._lock:
+            if self._items:
+                return self._items.popleft()
+            waiter = Waiter(self.purpose)
+            self._takers.append(waiter)
+        try:
+            item: T = await runtime.park(waiter, deadline)
+        except BaseException:
+            if waiter.state == WOKEN:
+                self.put(waiter.value)
+            raise
+        return item
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+
+class Request:
+    """One command and what became of it: ``done`` is woken with its reply, or with the exception to raise.
+
+    The command is a SCSI one, or what else the controller's driver has put into bytes.
+    """
+
+    __slots__ = (
+        "attempts",
+        "buffer",
+        "cdb",
+        "deadline",
+        "direction",
+        "done",
+        "given_up",
+        "reply",
+        "resets",
+        "span",
+        "started",
+        "writes",
+    )
+
+    def __init__(
+        self,
+        cdb: bytes,
+        *,
+        buffer: Data | None = None,
+        direction: Direction = Direction.FROM_DEVICE,
+        reply: int = 0,
+        span: tuple[int, int] = (0, 0),
+        deadline: int | None = None,
+    ) -> None:
+        """`reply`: bytes to return, for commands with a short answer and no buffer. `span`: blocks [first, end)."""
+        self.cdb = cdb
+        self.buffer = buffer
+        self.direction = direction
+        self.reply = reply
+        self.span = span
+        self.writes = direction is Direction.TO_DEVICE
+        self.deadline = deadline
+        self.done = Waiter(f"command {cdb.hex(' ')}")
+        self.started = False  #: the device has been told
+        self.given_up = False  #: the deadline came first
+        self.attempts = 0  #: tries that the device answered with "not now"
+        self.resets = 0  #: tries that a reset took away
+
+    def conflicts(self, other: Request) -> bool:
+        """True if the order of the two matters."""
+        (first, end), (other_first, other_end) = self.span, other.span
+        return (self.writes or other.writes) and first < other_end and other_first < end
+
+
+class RequestQueue:
+    """The requests of one disk: those that wait, in order, and those in flight. One consumer."""
+
+    __slots__ = ("_changed", "_lock", "_runtime", "_waiting", "closed", "in_flight", "name")
+
+    def __init__(self, name: str, runtime: Runtime) -> None:
+        self.name = name
+        self.closed: BaseException | None = None  #: why nothing is served any more
+        self.in_flight: list[Request] = []
+        self._runtime = runtime
+        self._waiting: deque[Request] = deque()
+        self._changed: Waiter | None = None
+        self._lock = threading.Lock()
+
+    async def submit(self, request: Request) -> bytes:
+        """Queue `request`, wait until it is settled, and return its reply or raise its error."""
+        runtime = self._runtime
+        with self._lock:
+            if self.closed is not None:
+                raise self.closed
+            self._waiting.append(request)
+        self._notify()
+        timer = None
+        if request.deadline is not None:
+            timer = runtime.call_at(request.deadline, partial(self._give_up, request))
+        try:
+            result = await runtime.park(request.done)
+        finally:
+            if timer is not None:
+                timer.cancel()
+        if isinstance(result, BaseException):
+            raise result
+        reply: bytes = result
+        return reply
+
+    async def next(self) -> Request:
+        """The head, in flight from now on, once nothing in flight conflicts with it. For the consumer alone."""
+        while True:
+            with self._lock:
+                head = self._take()
+                if head is not None:
+                    return head
+                self._changed = waiter = Waiter(f"work for {self.name}")
+            await self._runtime.park(waiter)
+
+    def take(self) -> Request | None:
+        """What `next` would return without waiting, if anything."""
+        with self._lock:
+            return self._take()
+
+    def _take(self) -> Request | None:
+        while self._waiting and self._waiting[0].done.state != PENDING:
+            self._waiting.popleft()  # nobody waits for it any more
+        head = self._waiting[0] if self._waiting else None
+        if head is None or any(head.conflicts(other) for other in self.in_flight):
+            return None
+        self.in_flight.append(self._waiting.popleft())
+        return head
+
+    def start(self, request: Request) -> bool:
+        """The device is about to be told of `request`. False: do not, nobody waits for it any more."""
+        with self._lock:
+            request.started = not request.given_up and request.done.state == PENDING
+            return request.started
+
+    def settle(self, request: Request, result: Any) -> bool:
+        """`request` is over. False: whoever made it has given it up meanwhile."""
+        with self._lock:
+            if request in self.in_flight:
+                self.in_flight.remove(request)
+        taken = request.done.wake(result)
+        self._notify()
+        return taken
+
+    def put_back(self, requests: Collection[Request]) -> None:
+        """Those of `requests` that are in flight here have to be done again: in their old order, before all others."""
+        with self._lock:
+            again = [request for request in self.in_flight if request in requests]
+            for request in reversed(again):
+                self.in_flight.remove(request)
+                request.started = False
+                self._waiting.appendleft(request)
+        self._notify()
+
+    def close(self, error: BaseException) -> None:
+        """Take nothing any more; what waits ends with `error`."""
+        with self._lock:
+            self.closed = error
+            over = list(self._waiting)
+            self._waiting.clear()
+        for request in over:
+            request.done.wake(error)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def _give_up(self, request: Request) -> None:
+        with self._lock:
+            if request.started:
+                return  # it ends by an abort, after which the buffer is the caller's again
+            request.given_up = True
+        request.done.wake(DeadlineExpired(f"{self.name}: the deadline passed before the request was started"))
+
+    def _notify(self) -> None:
+        with self._lock:
+            waiter, self._changed = self._changed, None
+        if waiter is not None:
+            waiter.wake()
