@@ -1,0 +1,164 @@
+"""What every machine is: memory, address spaces, buses with devices, and drivers that are attached when asked for.
+
+A back end builds one of these and adds its devices; the rest of busdma knows machines only as this.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, Self, TypeVar
+
+from busdma.buffers import LinearBuffer
+from busdma.domain import DmaDomain
+from busdma.drivers import Driver, attach
+from busdma.errors import ConfigurationError, DriverError
+from busdma.lifecycle import State
+from busdma.machine.attachment import Attachment, ConfigSpace, InterruptLine, Registers
+from busdma.machine.owner import OwnedRuntime
+from busdma.machine.space import AddressSpace
+from busdma.tag import Tag
+from busdma.waiting import Runtime
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device of the machine, and what its driver is given."""
+
+    name: str
+    driver: str
+    bus: str
+    tag: Tag  #: the bus's
+    registers: Registers
+    interrupt: InterruptLine
+    properties: dict[str, int] = field(default_factory=dict)
+    config: ConfigSpace | None = None  #: on PCI
+
+
+@dataclass(frozen=True, slots=True)
+class DataTraffic:
+    """What a device did to frames that hold data, counted at the bus."""
+
+    segments: int  #: accesses; one is one segment
+    bytes: int
+    mechanism: str  #: ``direct``, ``bounce`` or ``direct+bounce``, by the frames that were touched
+
+
+class Machine:
+    """A machine that is on. Close it, or use it as a context manager.
+
+    ``kernel`` is the kernel's address space, `process` makes others. ``runtime`` carries the drivers and has the clock.
+    """
+
+    def __init__(self, spec: str, domain: DmaDomain, kernel: AddressSpace) -> None:
+        self.spec = spec
+        self.domain = domain
+        self.kernel = kernel
+        self.devices: dict[str, Device] = {}
+        self.processes: dict[str, AddressSpace] = {}
+        self.closed = False
+        self._drivers: dict[str, Driver] = {}
+        self._at_close: list[Callable[[], object]] = []
+        kernel.in_use = domain.in_use
+
+    @property
+    def runtime(self) -> Runtime:
+        """Who carries the drivers; its clock is the machine's."""
+        return self.domain.runtime
+
+    def run(self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """Run a coroutine function as a driver context and return its result; for plain, synchronous code."""
+        return self.runtime.run(fn, *args)
+
+    def process(self, name: str, *, pages: int = 4096) -> AddressSpace:
+        """A new process with an address space of `pages` pages."""
+        old = self.processes.get(name)
+        if old is not None and not old.destroyed:
+            raise ConfigurationError(f"there is a process {name!r} already: give the new one another name")
+        domain = self.domain
+        space = AddressSpace(name, domain.memory, domain.frames, pages=pages, owner="process")
+        space.in_use = domain.in_use
+        self.processes[name] = space
+        return space
+
+    def driver(self, name: str) -> Driver:
+        """The driver of device `name`, attached at the first call. It still has to be started."""
+        self._open()
+        if name not in self._drivers:
+            device = self.devices.get(name)
+            if device is None:
+                raise ConfigurationError(
+                    f"{self.spec} has no device {name!r}; it has: {', '.join(sorted(self.devices)) or 'none'}"
+                )
+            tag = device.tag.derive(name)
+            attachment = Attachment(
+                name=device.name,
+                tag=tag,
+                registers=device.registers,
+                interrupt=device.interrupt,
+                runtime=OwnedRuntime(self.runtime, tag),
+                properties=device.properties,
+                config=device.config,
+            )
+            try:
+                self._drivers[name] = attach(device.driver, device.bus, attachment)
+            except BaseException:
+                for child in list(tag.children):
+                    child.destroy()
+                tag.destroy()
+                raise
+        return self._drivers[name]
+
+    def traffic(self, device: str) -> DataTraffic:
+        """What `device` has done to data so far, as its bus counted it."""
+        raise DriverError(f"{self.spec} does not count what {device} does")
+
+    def statistics(self) -> dict[str, Any]:
+        """Zones, frames, waiters, drivers and the clock."""
+        return {
+            "machine": self.spec,
+            "now": self.runtime.now(),
+            **self.domain.statistics(),
+            "drivers": {name: driver.statistics() for name, driver in self._drivers.items()},
+        }
+
+    def leaks(self) -> list[str]:
+        """Maps that are not idle, one line each."""
+        return self.domain.leaks()
+
+    def allocate(self, length: int, *, offset: int = 0) -> LinearBuffer:
+        """A kernel buffer: short for ``machine.kernel.allocate``."""
+        return self.kernel.allocate(length, offset=offset)
+
+    def at_close(self, fn: Callable[[], object]) -> None:
+        """Have `fn` called when the machine closes, last added first."""
+        self._at_close.append(fn)
+
+    def close(self) -> None:
+        """Switch off: devices stop, images are written out. A second time does nothing.
+
+        What is still loaded is forgotten with the machine's memory; `leaks` lists it before.
+        """
+        if self.closed:
+            return
+        self.closed = True
+        for map in list(self.domain.maps()):
+            if map.state is State.WAITING:
+                map.cancel_load()
+        while self._at_close:
+            self._at_close.pop()()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        if self.closed:
+            raise DriverError(f"{self.spec} is closed; open another")
+
+    def __repr__(self) -> str:
+        return f"<machine {self.spec}{', closed' if self.closed else ''}>"

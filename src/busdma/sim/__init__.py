@@ -1,0 +1,1 @@
+"""Simulated machines: no hardware, no dependency, virtual time."""

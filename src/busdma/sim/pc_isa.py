@@ -1,0 +1,65 @@
+"""``sim:pc-isa``: the PC of 1998. 32 MiB of memory, and three AHA-1542s that reach only 16 MiB of it.
+
+Options of the spec, as in ``sim:pc-isa?bounce=17&seed=3``:
+
+============  ===============  ====================================================================================
+option        default          meaning
+============  ===============  ====================================================================================
+``bounce``    128              pages that the bounce zone may grow to
+``seed``      1                where page frames are scattered, and where the platters stand
+``images``    a temporary one  folder of the disk images ``aha0.img``, ``aha1.img``, ``aha2.img``; kept when closed
+``disk_mib``  64               size of an image that does not exist yet, in MiB
+============  ===============  ====================================================================================
+
+What it does not model: caches (the PC is coherent), the 8237 (a bus master needs it only to cascade), and the time that
+the CPU takes.
+
+Source: Gibbs, tech-kern 10 June 1998 (three 1542 cards in a system with 32 MB of RAM).
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from busdma.machine.interrupt import Interrupt
+from busdma.machine.machine import Machine
+from busdma.machine.spec import Options
+from busdma.sim.aha1542 import Aha1542
+from busdma.sim.isa import WIRES
+from busdma.sim.pc import Pc
+from busdma.sim.scsi import ScsiTarget
+from busdma.waiting import Runtime
+
+RAM: Final = 32 << 20
+ADAPTERS: Final = (("aha0", 0x330, 11, 5), ("aha1", 0x334, 10, 6), ("aha2", 0x230, 12, 7))  # ports, irq, drq
+
+
+class PcIsa(Pc):
+    """See the module's text."""
+
+    def __init__(self, spec: str, runtime: Runtime, options: Options) -> None:
+        super().__init__(spec, runtime, options, ram=RAM)
+        tag = self.domain.root("pc").derive("isa", lowaddr=(1 << WIRES) - 1)
+        self.adapters: dict[str, Aha1542] = {}  #: the models, for tests that inject faults
+        try:
+            for number, (name, port, irq, drq) in enumerate(ADAPTERS):
+                line = Interrupt(f"irq {irq}", runtime)
+                self.adapters[name] = adapter = Aha1542(
+                    self.bus.master(name),
+                    line,
+                    self.call_at,
+                    runtime.now,
+                    irq=irq,
+                    dma_channel=drq,
+                    targets={0: ScsiTarget(self.images.disk(name, number))},
+                    seed=self.seed + number,
+                )
+                self.plug(name, "aha1542", "isa", tag, adapter, port, line, {"irq": irq, "drq": drq})
+        except BaseException:
+            self.close()
+            raise
+
+
+def open_machine(spec: str, runtime: Runtime, options: Options) -> Machine:
+    """Switch the PC on."""
+    return PcIsa(spec, runtime, options)
