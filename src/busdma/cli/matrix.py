@@ -1,0 +1,138 @@
+"""``busdma matrix FILE``: the main job. FILE through the disks of every machine and back, and what was counted."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import busdma
+from busdma.cli.interrupt import Interrupts
+from busdma.cli.job import Job
+from busdma.cli.machines import select, with_option
+from busdma.cli.output import Output, number
+from busdma.cli.roundtrip import Source
+from busdma.errors import BusdmaError, ConfigurationError
+from busdma.machine.machine import Machine
+from busdma.runtime import NAMES, by_name
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+COLUMNS: Final = {
+    "machine": "spec of the machine",
+    "driver": "whose devices' disks were used, all of them at the same time",
+    "mechanism": "how the data reached memory, by the page frames that the bus saw touched",
+    "bytes": "of data that crossed the bus, written and read, in whole blocks",
+    "segments": "in which it crossed: accesses of the devices to data",
+    "bounced_pages": "taken from the machine's bounce zones, counted there",
+    "deferred": "loads that had to wait for bounce pages, counted there",
+    "sha256": "of what was read back, without the padding; the first 12 digits in the table",
+    "verified": "every disk gave FILE back, and the bus saw all of it go by, there and back",
+    "seconds": "on the machine's clock: virtual time, on a simulated machine",
+}
+DIGITS: Final = 12  #: of the checksum in the table
+
+
+def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the verb."""
+    columns = "\n".join(f"  {name:14}{what}" for name, what in COLUMNS.items())
+    parser = verbs.add_parser(
+        "matrix",
+        help="the main job: write FILE to the disks of every machine through DMA, read it back, compare",
+        description="Write FILE to the disks of every machine, through each of its drivers, from scattered buffers;\n"
+        "read it back through fresh ones; compare. One row a machine and driver:\n\n" + columns,
+        epilog="Numbers are decimal or 0x..., with k, m or g behind them for powers of 1024.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("file", metavar="FILE", help="a file of 1 byte or more; it is only read")
+    parser.add_argument(
+        "--machine",
+        metavar="GLOB",
+        default="*",
+        help="which machines, as listed by `busdma machines`; options may follow, as in sim:pc-isa?disk_mib=200&seed=3",
+    )
+    parser.add_argument(
+        "--runtime", choices=NAMES, default="virtual", help="who carries the drivers; default: %(default)s"
+    )
+    parser.add_argument(
+        "--bounce-pages",
+        metavar="N",
+        type=number,
+        help="limit of each bounce zone, in pages; one request of an AHA-1542 needs up to 17",
+    )
+    parser.add_argument(
+        "--images",
+        metavar="DIR",
+        help="existing folder for the disk images (aha0.img, ...), which are kept; those already there are overwritten",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace, output: Output) -> None:
+    """Do the job on every machine that was asked for."""
+    rows: list[dict[str, Any]] = []
+    output.document = {"file": args.file, "size": None, "sha256": None, "runtime": args.runtime, "rows": rows}
+    specs = select(args.machine)
+    options = {} if args.images is None else {"images": str(_folder(args.images, specs))}
+    if args.bounce_pages is not None:
+        specs = [with_option(spec, "bounce", args.bounce_pages) for spec in specs]
+    with Source(args.file) as source, Interrupts() as interrupts:
+        output.document |= {"size": source.size, "sha256": source.sha256}
+        for spec in specs:
+            interrupts.check()
+            try:
+                with _switched_on(spec, args.runtime, options) as machine:
+                    _refuse_own_image(source, args.images, machine)
+                    for driver in dict.fromkeys(device.driver for device in machine.devices.values()):
+                        rows.append(Job(machine, driver, source, output, interrupts).run())
+            except (BusdmaError, OSError) as error:
+                output.fail(error)
+        interrupts.check()
+        if rows:
+            output.say_table(tuple(COLUMNS), [{**row, "sha256": row["sha256"][:DIGITS]} for row in rows])
+        output.say(f"FILE has {source.size} byte{'s' if source.size > 1 else ''}, sha256 {source.sha256}")
+    if args.images is not None and rows:
+        output.say(f"the disk images are kept in {args.images}")
+
+
+@contextmanager
+def _switched_on(spec: str, runtime: str, options: Mapping[str, object]) -> Iterator[Machine]:
+    """The machine, and its runtime; at the end the drivers end first, then the images are closed."""
+    carrier = by_name(runtime)
+    machine = busdma.open(spec, runtime=carrier, **options)
+    try:
+        yield machine
+    except Exception:
+        carrier.close()
+        raise
+    else:
+        carrier.close()
+    finally:  # whatever happened: the images must be closed
+        machine.close()
+
+
+def _folder(images: str, specs: list[str]) -> Path:
+    folder = Path(images)
+    if not folder.is_dir():
+        raise ConfigurationError(f"--images {images}: there is no such folder; make it first")
+    if len(specs) > 1:
+        raise ConfigurationError(
+            f"--images {images}: the images of {len(specs)} machines would overwrite each other; choose one with "
+            "--machine"
+        )
+    return folder.absolute()
+
+
+def _refuse_own_image(source: Source, images: str | None, machine: Machine) -> None:
+    if images is None:
+        return
+    for device in machine.devices:
+        if source.is_at(Path(images) / f"{device}.img"):
+            raise ConfigurationError(
+                f"{source.path!r} is the image of disk {device} in {images}, which would be overwritten while it is "
+                "read: give another file or another folder"
+            )
