@@ -1,0 +1,139 @@
+"""A small machine for the NVMe driver's tests: scattered memory, a PCI bus, one controller with its namespaces."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from busdma.addresses import AddressSet
+from busdma.buffers import LinearBuffer
+from busdma.domain import DmaDomain
+from busdma.drivers.nvme.core import Nvme
+from busdma.drivers.nvme.pci import MAX_TRANSFER, attach
+from busdma.machine.attachment import Attachment, InterruptLine
+from busdma.machine.frames import FrameAllocator
+from busdma.machine.interrupt import Interrupt
+from busdma.machine.owner import OwnedRuntime
+from busdma.machine.space import AddressSpace
+from busdma.sim.disk import Disk
+from busdma.sim.nvme import NvmeController
+from busdma.sim.pci import PciHost
+from busdma.sim.pci_config import BUS_MASTER, COMMAND, MEMORY_SPACE
+from busdma.sim.pci_firmware import assign
+from busdma.waiting import Runtime, Waiter
+
+T = TypeVar("T")
+RAM = 64 << 20
+BLOCKS = 16384
+
+
+class NoInterrupt:
+    """Where the machine delivers none."""
+
+    async def wait(self, deadline: int | None = None) -> object:
+        raise AssertionError("a driver that polls waits for no interrupt")
+
+
+class LosesInterrupts:
+    """A line that loses the next ones."""
+
+    def __init__(self, line: Interrupt, runtime: Runtime) -> None:
+        self.line, self.runtime = line, runtime
+        self.lose = False
+
+    async def wait(self, deadline: int | None = None) -> object:
+        await self.line.wait(deadline)
+        if self.lose:
+            await self.runtime.park(Waiter("an interrupt that was lost"), deadline)
+        return None
+
+
+class Rig:
+    """``driver`` is attached to ``controller`` and not started."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        *,
+        namespaces: int = 1,
+        block_size: int = 512,
+        bounce: int = 256,
+        mdts: int = 0,
+        queues: int = 8,
+        maxio: int = MAX_TRANSFER,
+        depth: int = 31,
+        reach: int | None = None,
+        poll: int = 0,
+    ) -> None:
+        self.runtime = runtime
+        memory = memoryview(mmap.mmap(-1, RAM))
+        self.frames = FrameAllocator(0, RAM // 4096, seed=7)
+        self.domain = DmaDomain(memory, self.frames, runtime, bounce_limit=bounce)
+        self.kernel = AddressSpace("kernel", memory, self.frames, pages=8192)
+        self.host = PciHost(memory, self.frames, AddressSet.span(0, RAM - 1))
+        self.line = Interrupt("pci pin", runtime)
+        self.disks = [Disk(blocks=BLOCKS, block_size=block_size, seed=n) for n in range(namespaces)]
+        self.slot = self.host.root.slot("nvme0", 4, self.line)
+        self.controller = NvmeController(
+            self.slot.master,
+            self.slot.pin,
+            lambda when, fn: runtime.call_at(when, self.host.serialised(fn)),
+            runtime.now,
+            namespaces=self.disks,
+            mdts=mdts,
+            queues=queues,
+        )
+        self.slot.plug(self.controller)
+        assign(self.host.root, AddressSet.span(0xE0000000, 0xEFFFFFFF))
+        self.lossy = LosesInterrupts(self.line, runtime)
+        line: InterruptLine = NoInterrupt() if poll else self.lossy
+        pci0 = self.domain.root("pc").derive("pci0")
+        tag = (pci0 if reach is None else pci0.derive("bridge", lowaddr=reach)).derive("nvme0")
+        self.attachment = Attachment(
+            name="nvme0",
+            tag=tag,
+            registers=self.slot.registers(0),
+            interrupt=line,
+            runtime=OwnedRuntime(runtime, tag),
+            properties={"poll": poll} if poll else {},
+            config=self.slot.config,
+        )
+        self.driver: Nvme = attach(self.attachment, maxio=maxio, depth=depth)
+
+    def run(self, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Start the driver, run `main`, stop the driver, and see that nothing is left behind."""
+
+        async def all_of_it() -> T:
+            await self.driver.start()
+            try:
+                return await main()
+            finally:
+                await self.driver.stop()
+
+        result = self.runtime.run(all_of_it)
+        assert self.domain.leaks() == []
+        assert self.frames.statistics()["by_owner"].get("dma-safe", 0) == 0
+        assert self.slot.statistics() == {"aborts": 0, "not_enabled": 0}
+        assert self.controller.counts["ignored"] == 0
+        assert not self.slot.config.command(BUS_MASTER)
+        return result
+
+    def registers_on(self) -> None:
+        """Let the CPU reach the registers and the controller reach memory, without a driver."""
+        self.slot.config.write16(COMMAND, MEMORY_SPACE | BUS_MASTER)
+
+    def buffer(self, data: bytes, offset: int = 0) -> LinearBuffer:
+        """A kernel buffer with `data` in it."""
+        buffer = self.kernel.allocate(len(data), offset=offset)
+        buffer.write(data)
+        return buffer
+
+    def empty(self, length: int, offset: int = 0) -> LinearBuffer:
+        """A kernel buffer of zeros."""
+        return self.kernel.allocate(length, offset=offset)
+
+    def close(self) -> None:
+        """Close the disks."""
+        for disk in self.disks:
+            disk.close()
