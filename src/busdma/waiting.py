@@ -114,7 +114,7 @@ class Runtime(Protocol):
         """Call `fn` when the clock reads `when`, or as soon as possible if that has passed. `fn` must not wait."""
 
     async def park(self, waiter: Waiter, deadline: int | None = None) -> Any:
-        """Suspend the running driver until `waiter` ends; returns ``waiter.result()``."""
+        """Suspend the running driver until `waiter` ends; returns ``waiter.result()``, or raises DeadlineExpired."""
 
     def block(self, waiter: Waiter, deadline: int | None = None) -> Any:
         """Block the calling plain thread until `waiter` ends; returns ``waiter.result()``.

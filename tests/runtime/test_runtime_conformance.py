@@ -56,6 +56,8 @@ def test_run_returns_the_result_and_raises_the_error(any_runtime: Carrier) -> No
 def test_start_takes_only_async_functions(any_runtime: Carrier) -> None:
     with pytest.raises(TypeError, match="async def"):
         any_runtime.start(cast(Any, lambda: 5))
+    with pytest.raises(TypeError, match="not what calling it returns"):
+        any_runtime.run(cast(Any, pause(any_runtime, 0)))
     assert any_runtime.run(pause, any_runtime, 0) >= 0
 
 

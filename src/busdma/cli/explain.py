@@ -32,16 +32,22 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "explain",
         help="how a buffer would map under given limits, and why",
         description="Allocate a buffer on a machine, derive a tag with the given limits from the tag of a device's "
-        "bus, and tell how the buffer would map: page by page, and whose limit decided. Nothing is loaded.",
+        "bus, and tell how the buffer would map: page by page, and whose limit decided. Nothing is loaded. That it "
+        "would be refused is an answer too, with exit status 0.",
         epilog="Numbers are decimal or 0x..., with k, m or g behind them for powers of 1024.",
     )
     parser.add_argument(
-        "--machine", metavar="SPEC", default="sim:pc-isa", help="default: sim:pc-isa; as sim:pc-isa?bounce=17"
+        "--machine",
+        metavar="SPEC",
+        default="sim:pc-isa",
+        help="default: sim:pc-isa; options may follow, as in sim:pc-isa?bounce=17",
     )
     parser.add_argument("--device", metavar="NAME", help="whose bus's tag to begin with; default: the machine's first")
     parser.add_argument("--size", metavar="BYTES", type=number, default=65536, help="of the buffer; default: 64k")
-    parser.add_argument("--offset", metavar="BYTES", type=number, default=0, help="where in its first page it begins")
-    parser.add_argument("--seed", metavar="N", type=number, help="where the machine scatters page frames")
+    parser.add_argument(
+        "--offset", metavar="BYTES", type=number, default=0, help="where in its first page it begins; default: 0"
+    )
+    parser.add_argument("--seed", metavar="N", type=number, help="where the machine scatters page frames; default: 1")
     limits = parser.add_argument_group("limits of the tag; those left out are the bus's")
     for name, what in LIMITS.items():
         limits.add_argument(f"--{name}", metavar="N", type=number, help=what)

@@ -55,13 +55,16 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         help="which machines, as listed by `busdma machines`; options may follow, as in sim:pc-isa?disk_mib=200&seed=3",
     )
     parser.add_argument(
-        "--runtime", choices=NAMES, default="virtual", help="who carries the drivers; default: %(default)s"
+        "--runtime",
+        choices=NAMES,
+        default="virtual",
+        help="who carries the drivers; default: %(default)s. Under threads the counts differ a little from run to run",
     )
     parser.add_argument(
         "--bounce-pages",
         metavar="N",
         type=number,
-        help="limit of each bounce zone, in pages; one request of an AHA-1542 needs up to 17",
+        help="limit of each bounce zone, in pages; default: 128. One request of an AHA-1542 needs up to 17",
     )
     parser.add_argument(
         "--images",

@@ -31,7 +31,9 @@ class Options:
         try:
             value = int(text, 0)
         except ValueError:
-            raise ConfigurationError(f"{self._spec}: {name}={text} is not a number") from None
+            raise ConfigurationError(
+                f"{self._spec}: {name}={text} is not a number: give one such as 17 or 0x11"
+            ) from None
         if value < least:
             raise ConfigurationError(f"{self._spec}: {name}={value} is too small: give {least} or more")
         return value

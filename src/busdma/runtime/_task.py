@@ -75,6 +75,12 @@ class DriverTask(Generic[T]):
         name: str,
         ended: Callable[[DriverTask[Any], BaseException | None], object],
     ) -> None:
+        if isinstance(fn, Coroutine):
+            fn.close()
+            raise TypeError(
+                "start() and run() take an `async def` function and its arguments, not what calling it returns: "
+                "run(disk.write, 0, data), not run(disk.write(0, data))"
+            )
         self.name = name or getattr(fn, "__name__", "driver")
         self.done: Waiter = Done(self.name)
         self.waiter: Waiter | None = None  #: the wait the driver is in

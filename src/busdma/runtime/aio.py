@@ -65,9 +65,8 @@ class AsyncioRuntime(Carrier):
         self._home.call(partial(self._create, task))
 
     def _create(self, task: DriverTask[Any]) -> None:
-        carrier = asyncio.Task(task.coroutine, loop=self._home.loop(), name=task.name, context=task.context)
-        task.carrier = carrier
-        carrier.add_done_callback(partial(self._finished, task))
+        task.carrier = made = asyncio.Task(task.coroutine, loop=self._home.loop(), name=task.name, context=task.context)
+        made.add_done_callback(partial(self._finished, task))
 
     def _finished(self, task: DriverTask[Any], carrier: asyncio.Task[Any]) -> None:
         error = asyncio.CancelledError() if carrier.cancelled() else carrier.exception()

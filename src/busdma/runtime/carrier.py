@@ -212,7 +212,10 @@ class Carrier:
     def _refuse_inside(self, what: str) -> None:
         if self._inside():
             where = f" in the driver {self.current}" if self.current else ""
-            raise BlockingInsideLoop(f"{what}{where}, on a thread that must run the drivers; await park() instead")
+            raise BlockingInsideLoop(
+                f"{what}{where}, on a thread that must run the drivers; await park() instead of block(), load() "
+                "instead of load_blocking(), and for run() the coroutine itself"
+            )
 
     def _expiry(self, own: Waiter, deadline: int | None) -> Timer | None:
         return None if deadline is None or own.state != PENDING else self.call_at(deadline, own.expire)
@@ -290,5 +293,5 @@ class Carrier:
             f"nothing that is left to run can end the wait for {own.purpose or 'something unnamed'}, at {self.now()} ns"
             + ("; drivers: " + ", ".join(parked) if parked else "; no driver is left")
             + ("; ended with an error: " + ", ".join(self._failed) if self._failed else "")
-            + " (a foreign thread that will end it must be announced with hold())"
+            + " (whoever will end it must be a driver, started with start(), or a thread that says so with hold())"
         )
