@@ -21,6 +21,7 @@ from busdma.addresses import AddressSet, BusAddress
 from busdma.buffers import Buffer, HostBuffer, LinearBuffer
 from busdma.constraints import Constraints
 from busdma.domain import DmaDomain
+from busdma.drivers import Driver
 from busdma.errors import (
     BlockingInsideLoop,
     BufferGone,
@@ -42,16 +43,20 @@ from busdma.errors import (
     WaitCancelled,
     WaitError,
 )
+from busdma.explain import Explanation
 from busdma.faces import Progress
 from busdma.instrument import Instrument
 from busdma.lifecycle import State
+from busdma.machine.machine import Device, Machine
 from busdma.machines import open
 from busdma.map import Map
 from busdma.memory import DmaMemory
 from busdma.result import Segments
 from busdma.sync import POSTREAD, POSTWRITE, PREREAD, PREWRITE, Direction, SyncOp
 from busdma.tag import Tag
-from busdma.waiting import Runtime, Waiter
+from busdma.transfer import Transfer
+from busdma.turns import Turn
+from busdma.waiting import Runtime, Task, Waiter
 
 #: True if the hot path, `busdma.segments`, is the compiled form; its answers are the same
 COMPILED: Final = not _segments.__file__.endswith(".py")
@@ -74,15 +79,19 @@ __all__ = [
     "Constraints",
     "DeadlineExpired",
     "Deadlock",
+    "Device",
     "DeviceFault",
     "Direction",
     "DmaDomain",
     "DmaMemory",
+    "Driver",
     "DriverError",
+    "Explanation",
     "ForeignAwait",
     "HostBuffer",
     "Instrument",
     "LinearBuffer",
+    "Machine",
     "Map",
     "MapStateError",
     "MappingRefused",
@@ -95,7 +104,10 @@ __all__ = [
     "SyncError",
     "SyncOp",
     "Tag",
+    "Task",
     "TooManySegments",
+    "Transfer",
+    "Turn",
     "WaitCancelled",
     "WaitError",
     "Waiter",

@@ -122,6 +122,12 @@ class LinearBuffer:
         return self._allocation.gone
 
     @property
+    def owner(self) -> str:
+        """Whose memory it is: ``kernel``, ``process 'cp'``."""
+        space = self._allocation.space
+        return space.owner if space.owner == space.name else f"{space.owner} {space.name!r}"
+
+    @property
     def address(self) -> int:
         """The virtual address of the first byte."""
         return self._allocation.space.base + self.start
@@ -162,9 +168,7 @@ class LinearBuffer:
 
     def describe(self) -> str:
         """For example ``kernel buffer 0x00012345, 65536 bytes``."""
-        space = self._allocation.space
-        kind = space.owner if space.owner == space.name else f"{space.owner} {space.name!r}"
-        return f"{kind} buffer {self.address:#010x}, {self.length} bytes"
+        return f"{self.owner} buffer {self.address:#010x}, {self.length} bytes"
 
     def _pieces(self, offset: int, length: int) -> Iterator[memoryview]:
         """The memory of [offset, offset + length), page by page, once all of it was checked."""
@@ -196,6 +200,8 @@ class HostBuffer:
     """
 
     __slots__ = ("frames", "host", "length", "page_size", "readonly", "start")
+
+    owner: str = "host"
 
     def __init__(self, source: ReadableBuffer, page_size: int = 4096) -> None:
         data = _as_bytes(source)

@@ -200,7 +200,8 @@ class Constraints:
 
     def summary(self) -> str:
         """The reach and who cut it, for messages."""
-        words = [f"{hole.words} (tag {hole.origin!r})" for hole in self.holes[-3:]]
+        first = {(hole.words, hole.addresses): hole.origin for hole in reversed(self.holes)}  # who said it first
+        words = [f"{said} (tag {origin!r})" for (said, _), origin in reversed(first.items())][-3:]
         return f"it reaches {self.reach}" + (f": nothing {', nothing '.join(words)}" if words else "")
 
     def _cut_anywhere(self) -> bool:

@@ -27,10 +27,33 @@
 from __future__ import annotations
 
 from enum import Enum
+from typing import Self
 
 
 class BusdmaError(Exception):
-    """The root of the three families."""
+    """The root of the three families. What the message says is here as data too, as far as it is known, else None."""
+
+    tag: str | None = None  #: path of the tag
+    map: str | None = None  #: name of the map
+    address: int | None = None  #: a bus address; of a buffer, where its owner sees its first byte
+    length: int | None = None  #: of the buffer, in bytes; of a sync, of its range
+    owner: str | None = None  #: whose memory it is: ``kernel``, ``process 'cp'``, ``host``
+
+    def about(
+        self,
+        *,
+        tag: str | None = None,
+        map: str | None = None,
+        address: int | None = None,
+        length: int | None = None,
+        owner: str | None = None,
+    ) -> Self:
+        """Add facts, and return the error itself. What it knows already stays: who raised it knew best."""
+        facts = {"tag": tag, "map": map, "address": address, "length": length, "owner": owner}
+        for name, value in facts.items():
+            if value is not None and getattr(self, name) is None:
+                setattr(self, name, value)
+        return self
 
 
 class DriverError(BusdmaError):

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from busdma.buffers import Buffer
+from busdma.constraints import Limit
 from busdma.errors import BufferGone
 from busdma.mechanisms.bounce import Bounce
 from busdma.mechanisms.runs import plan_run, shifted
@@ -78,10 +79,11 @@ def explain(tag: Tag, buffer: Buffer) -> Explanation:
         size = min(page - head, buffer.length - offset)
         reason, address = _why(tag, buffer, index, head, size)
         if run is not None and run.first <= number < run.first + run.pages and not reason:
-            origin = limits.nsegments if answer == TOO_MANY or limits.alignment.value <= page else limits.alignment
+            name = "nsegments" if answer == TOO_MANY or limits.alignment.value <= page else "alignment"
             if shifted(buffer, limits, page):
-                origin = limits.joint
-            reason = f"joined into one run: {origin.value} is the limit set by tag {origin.origin!r}"
+                name = "joint"
+            limit: Limit = getattr(limits, name)
+            reason = f"joined into one run: {name} is {limit.value}, set by tag {limit.origin!r}"
         mechanism = ("bounce" if bounce else "refused") if reason else "direct"
         fates.append(PageFate(number, offset, size, mechanism, None if reason else address, reason))
         offset, head, index, number = offset + size, 0, index + 1, number + 1
@@ -97,8 +99,9 @@ def explain(tag: Tag, buffer: Buffer) -> Explanation:
         verdict = f"refused: more than {nsegments.value} segments (tag {nsegments.origin!r}), and no run joins them"
     elif zone is not None and pages > zone.limit:
         verdict = f"refused: {pages} bounce pages needed, and {zone.name} may hold {zone.limit}"
-    name, limit = (zone.name, zone.limit) if zone else ("", 0)
-    return Explanation(tag.path, buffer.describe(), tuple(fates), pages, name, limit, verdict)
+    return Explanation(
+        tag.path, buffer.describe(), tuple(fates), pages, zone.name if zone else "", zone.limit if zone else 0, verdict
+    )
 
 
 def _why(tag: Tag, buffer: Buffer, index: int, head: int, size: int) -> tuple[str, int]:

@@ -44,26 +44,26 @@ class LoadFaces(ABC):
     ) -> Segments:
         """Load `buffer`, waiting for bounce pages as long as it takes: the face of a driver that may always block.
 
-        `deadline`: ns of the runtime's clock. Raises DeadlineExpired (nothing is held then), and what can never be
-        loaded as MappingRefused, BufferTooLong, TooManySegments, BufferGone or MapStateError, at once.
+        `deadline`: an absolute time of the runtime's clock, in ns, such as ``machine.runtime.now() + 5_000_000``.
+        Raises DeadlineExpired (nothing is held then), and what can never be loaded as MappingRefused, BufferTooLong,
+        TooManySegments, BufferGone or MapStateError, at once.
         """
         shortage = self._try(buffer, direction)
         if shortage is not None:
             requisition = self._defer(shortage, buffer, direction)
             try:
                 await self._runtime.park(requisition.waiter, deadline)
-                requisition.outcome()
-            except BaseException:
-                self._give_up(requisition)
+                self._granted(requisition, shortage)
+            except BaseException as error:
+                self._give_up(requisition, error)
                 raise
-            self._granted(requisition, shortage)
         return self.segments
 
     def load_nowait(self, buffer: object, direction: Direction = Direction.BOTH) -> Segments:
         """Load now, or raise ResourceShortage, whose ``reason`` says whether waiting would help."""
         shortage = self._try(buffer, direction)
         if shortage is not None:
-            raise self._refuse(shortage)
+            raise self._refuse(shortage, buffer)
         return self.segments
 
     def load_blocking(
@@ -75,11 +75,10 @@ class LoadFaces(ABC):
             requisition = self._defer(shortage, buffer, direction)
             try:
                 self._runtime.block(requisition.waiter, deadline)
-                requisition.outcome()
-            except BaseException:
-                self._give_up(requisition)
+                self._granted(requisition, shortage)
+            except BaseException as error:
+                self._give_up(requisition, error)
                 raise
-            self._granted(requisition, shortage)
         return self.segments
 
     def load_callback(
@@ -92,9 +91,9 @@ class LoadFaces(ABC):
     ) -> Progress:
         """Load, and call ``callback(segments, None)``, or ``callback(None, error)`` if it cannot be loaded.
 
-        DONE: it has been called. IN_PROGRESS: it will be, where drivers run, once the load is granted, refused,
-        cancelled (`cancel_load`) or past its `deadline`. The segments stay valid until unload, as with every face.
-        Misuse (a loaded map) raises here and calls nothing.
+        DONE: it has been called. IN_PROGRESS: it will be, where drivers run (in virtual time: during ``machine.run`` or
+        another wait), once the load is granted, refused, cancelled (`cancel_load`) or past its `deadline`. The segments
+        stay valid until unload, as with every face. Misuse (a loaded map) raises here and calls nothing.
         """
         try:
             shortage = self._try(buffer, direction)
@@ -119,12 +118,12 @@ class LoadFaces(ABC):
             if timer is not None:
                 timer.cancel()
             try:
-                requisition.outcome()
+                self._granted(requisition, shortage)
             except BaseException as error:
-                self._give_up(requisition)
-                callback(None, error if isinstance(error, Exception) else ResourceShortage(str(error)))
+                told = error if isinstance(error, Exception) else ResourceShortage(str(error))
+                self._give_up(requisition, told)
+                callback(None, told)
                 return
-            self._granted(requisition, shortage)
             callback(self.segments, None)
 
         if not waiter.arm(lambda: runtime.post(complete)):
@@ -140,11 +139,11 @@ class LoadFaces(ABC):
 
     @abstractmethod
     def _granted(self, requisition: Requisition, shortage: Shortage) -> None:
-        """Finish the load with what was granted."""
+        """The wait has ended: finish the load with what was granted, or raise why nothing was."""
 
     @abstractmethod
-    def _give_up(self, requisition: Requisition) -> None:
-        """The wait ended without a load; nothing stays held."""
+    def _give_up(self, requisition: Requisition, error: BaseException) -> None:
+        """The wait ended without a load, by `error`; nothing stays held."""
 
-    def _refuse(self, shortage: Shortage) -> ResourceShortage:
+    def _refuse(self, shortage: Shortage, buffer: object) -> ResourceShortage:
         return shortage_error(shortage, str(self))

@@ -1,7 +1,9 @@
 """One hook interface: checker, trace and statistics all hang on it.
 
 An instrument sees what happens to maps, after it happened, in the context that did it. It must not wait, load or raise
-for anything but a finding. A machine without instruments pays one test of an empty list for each call.
+for anything but a finding. What it raises passes through the call that it observed, and what happened has happened: a
+map whose ``loaded`` raised is loaded. Only a wait whose ``deferred`` raised is given up. A machine without instruments
+pays one test of an empty list for each call.
 """
 
 from __future__ import annotations

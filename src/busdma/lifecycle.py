@@ -75,11 +75,11 @@ REFUSALS: Final[dict[State, str]] = {
 }
 
 
-def after(event: Event, state: State, who: str) -> State:
-    """The state that follows, or MapStateError. `who` names the map."""
+def after(event: Event, state: State, who: str, tag: str | None = None, map: str | None = None) -> State:
+    """The state that follows, or MapStateError. `who` names the map in words, `tag` and `map` as the error's facts."""
     following = LIFE[event].get(state)
     if following is None:
-        raise MapStateError(f"cannot {event.value} {who}: {REFUSALS[state]}")
+        raise MapStateError(f"cannot {event.value} {who}: {REFUSALS[state]}").about(tag=tag, map=map)
     return following
 
 

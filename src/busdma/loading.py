@@ -5,16 +5,24 @@ Source: bus_dma.c's pattern (clear the result, try direct, then bounce); Thorpe'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Final
 
 from busdma.buffers import Buffer
-from busdma.errors import BufferGone, MappingRefused, ResourceShortage, TooManySegments
+from busdma.errors import BufferGone, MappingRefused, ResourceShortage, ShortageReason, TooManySegments
 from busdma.mechanisms import Holder, Mechanism, Shortage, Unreachable
+from busdma.pool import in_words
 from busdma.segments import NOT_MAPPED, Segmenter
 
 if TYPE_CHECKING:
     from busdma.map import Map
+
+_ADVICE: Final[Mapping[ShortageReason, str]] = {
+    ShortageReason.BUSY: "others will give it back; wait with load(), or try again after an unload",
+    ShortageReason.FRAGMENTED: "enough is free, but not in one run; wait with load(), or allow more segments",
+    ShortageReason.LEAK: "what is missing is in quarantine; reset the device, then call report_idle() of its tag",
+    ShortageReason.TOO_LARGE: "it may never hold so much; raise its limit, or split the transfer",
+}
 
 
 def place(
@@ -54,4 +62,4 @@ def shortage_error(shortage: Shortage, who: str) -> ResourceShortage:
     need = next((n for n in shortage.needs if n.pool.waiting), shortage.needs[0])
     reason = need.pool.shortage(need.amount)
     waiting = f", {need.pool.waiting} waiting before it" if need.pool.waiting else ""
-    return ResourceShortage(f"{who} needs {need.amount} of {need.pool.name}, which is {reason.value}{waiting}", reason)
+    return ResourceShortage(f"{who} needs {in_words(need)} ({reason.value}{waiting}): {_ADVICE[reason]}", reason)

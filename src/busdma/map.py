@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from busdma.buffers import Buffer, as_buffer
-from busdma.errors import BufferGone, BufferTooLong, DriverError, ResourceShortage, SyncError
+from busdma.buffers import Buffer, LinearBuffer, as_buffer
+from busdma.errors import BufferGone, BufferTooLong, BusdmaError, DriverError, ResourceShortage, SyncError
 from busdma.faces import LoadFaces
 from busdma.lifecycle import LIFE, SYNCS, SYNCS_BY_DIRECTION, Event, State, after
 from busdma.loading import place
@@ -34,6 +34,8 @@ _IDLE: Final = State.IDLE
 
 class Map(LoadFaces):
     """Create with `Tag.create_map`. One context uses it at a time; different maps are independent.
+
+    ``load*``, ``sync`` (PREREAD, PREWRITE), tell the device, ``sync`` (POSTREAD, POSTWRITE), ``unload``, and again.
 
     ``segments`` is the same object for the map's whole life and shows what is loaded now.
     """
@@ -91,28 +93,34 @@ class Map(LoadFaces):
 
     def _try(self, source: Any, direction: Direction) -> Shortage | None:
         if self.state not in _LOADABLE:
-            after(Event.LOAD, self.state, self.describe())
+            self._next(Event.LOAD)
+        try:
+            effects = SYNCS_BY_DIRECTION[direction.number]
+        except AttributeError:
+            raise self._no_direction(direction) from None
         try:
             length = source.length
+            readonly = source.readonly
             answer = self._segmenter.load(source.frames, source.start, length)
             buffer: Buffer = source
         except AttributeError:
-            buffer = as_buffer(source, self.tag.domain.page_size)
-            length = buffer.length
+            buffer = self._as_buffer(source)
+            length, readonly = buffer.length, buffer.readonly
             answer = self._segmenter.load(buffer.frames, buffer.start, length)
-        if length > self._maxsize or answer < 1:
-            if answer != UNREACHABLE or length > self._maxsize or buffer.host is not None or buffer.readonly:
+        if answer < 1 or length > self._maxsize or readonly:
+            if answer != UNREACHABLE or length > self._maxsize or readonly or buffer.host is not None:
                 self._check(buffer, direction)  # mapped pages of the machine are neither empty nor gone
-            outcome = place(self._segmenter, buffer, self._chain, answer, self)
-            if isinstance(outcome, Shortage):
-                return outcome
-            self._holder = outcome
-            answer = self._segmenter.count
+            if answer < 1:
+                outcome = self._place(buffer, answer)
+                if isinstance(outcome, Shortage):
+                    return outcome
+                self._holder = outcome
+                answer = self._segmenter.count
         self.buffer = buffer
         self.direction = direction
         self.state = _LOADED
         self._length = length
-        self._effects = SYNCS_BY_DIRECTION[direction.number]
+        self._effects = effects
         self._loads += 1
         self._bytes += length
         self._segments += answer
@@ -121,49 +129,66 @@ class Map(LoadFaces):
                 hook.loaded(self)
         return None
 
+    def _place(self, buffer: Buffer, answer: int) -> Holder | Shortage:
+        try:
+            return place(self._segmenter, buffer, self._chain, answer, self)
+        except BusdmaError as error:
+            self._blame(error, buffer)
+            raise
+
     def _check(self, buffer: Buffer, direction: Direction) -> None:
         """Everything about a buffer that is not a matter of where it lies."""
+        error: DriverError | None = None
         limit = self.tag.constraints.maxsize
+        load = f"cannot load {buffer.describe()} into {self.describe()}"
         if buffer.length > limit.value:
-            self._segmenter.count = 0
-            raise BufferTooLong(
-                f"cannot load {buffer.describe()} into {self.describe()}: longer than maxsize {limit.value}, "
-                f"set by tag {limit.origin!r}; split the transfer"
+            error = BufferTooLong(
+                f"{load}: longer than maxsize {limit.value}, set by tag {limit.origin!r}; split the transfer"
             )
-        if buffer.length < 1:
-            raise DriverError(f"cannot load {buffer.describe()} into {self.describe()}: it is empty")
-        gone = getattr(buffer, "gone", "")
-        if gone:
-            raise BufferGone(f"cannot load {buffer.describe()} into {self.describe()}: {gone}")
-        if buffer.readonly and direction is not Direction.TO_DEVICE:
-            raise DriverError(
-                f"cannot load {buffer.describe()} into {self.describe()} {direction.label}: it is read-only; load it "
-                "with Direction.TO_DEVICE, or give a writable buffer"
+        elif buffer.length < 1:
+            error = DriverError(f"{load}: it is empty; there is nothing to transfer")
+        elif gone := getattr(buffer, "gone", ""):
+            error = BufferGone(f"{load}: {gone}; allocate another")
+        elif buffer.readonly and direction is not Direction.TO_DEVICE:
+            error = DriverError(
+                f"{load} {direction.label}: it is read-only; load it with Direction.TO_DEVICE, or give a writable "
+                "buffer"
             )
+        if error is not None:
+            self._segmenter.count = 0  # it may lie well
+            self._blame(error, buffer)
+            raise error
 
-    def _refuse(self, shortage: Shortage) -> ResourceShortage:
+    def _refuse(self, shortage: Shortage, buffer: object) -> ResourceShortage:
         self.tag._refused(shortage.needs)
-        return super()._refuse(shortage)
+        error = super()._refuse(shortage, buffer)
+        self._blame(error, self._as_buffer(buffer))
+        return error
 
     def _defer(self, shortage: Shortage, source: object, direction: Direction) -> Requisition:
-        state = after(Event.DEFER, self.state, self.describe())
-        self.buffer = as_buffer(source, self.tag.domain.page_size)
+        state = self._next(Event.DEFER)
+        self.buffer = self._as_buffer(source)
         self.state = state
         self.direction = direction
         self._deferred += 1
         shortage.lender.deferred()
-        if self._hooks:
+        self._requisition = requisition = self.tag.domain.queue.join(shortage.needs, self.describe())
+        try:
             for hook in self._hooks:
                 hook.deferred(self)
-        self._requisition = requisition = self.tag.domain.queue.join(shortage.needs, self.describe())
+        except BaseException as error:
+            self._give_up(requisition, error)
+            raise
         return requisition
 
     def _granted(self, requisition: Requisition, shortage: Shortage) -> None:
-        assert self.buffer is not None
-        shortage.lender.finish(self._segmenter, self.buffer, requisition.needs)
-        self._requisition = None
-        self._holder = shortage.lender
-        self.state = after(Event.GRANT, self.state, self.describe())
+        with self.tag.domain.queue.lock:  # who abandons the map meanwhile finds it waiting, or loaded
+            requisition.outcome()
+            assert self.buffer is not None
+            shortage.lender.finish(self._segmenter, self.buffer, requisition.needs)
+            self._requisition = None
+            self._holder = shortage.lender
+            self.state = self._next(Event.GRANT)
         self._length = self.buffer.length
         self._effects = SYNCS_BY_DIRECTION[self.direction.number]
         self._loads += 1
@@ -173,11 +198,14 @@ class Map(LoadFaces):
             for hook in self._hooks:
                 hook.loaded(self)
 
-    def _give_up(self, requisition: Requisition) -> None:
+    def _give_up(self, requisition: Requisition, error: BaseException) -> None:
+        self._blame(error, self.buffer)
+        if self._requisition is None:
+            return  # it was loaded, and then an instrument raised
         requisition.withdraw()
         self._requisition = None
         self.buffer = None
-        self.state = after(Event.GIVE_UP, self.state, self.describe())
+        self.state = self._next(Event.GIVE_UP)
 
     def cancel_load(self) -> bool:
         """Cancel the load that waits on this map; its face raises WaitCancelled. False: none waits any more."""
@@ -194,7 +222,7 @@ class Map(LoadFaces):
         buffer, MapStateError when nothing is loaded.
         """
         if self.state not in _SYNCABLE:
-            after(Event.SYNC, self.state, self.describe())
+            self._next(Event.SYNC)
         size = self._length
         if length is None:
             length = size - offset
@@ -228,7 +256,7 @@ class Map(LoadFaces):
     def unload(self) -> None:
         """Give back what the load took. Never waits, and never syncs. The segments are invalid from here on."""
         if self.state not in _UNLOADABLE:
-            after(Event.UNLOAD, self.state, self.describe())
+            self._next(Event.UNLOAD)
         if self._hooks:
             for hook in self._hooks:
                 hook.unloading(self)
@@ -241,6 +269,11 @@ class Map(LoadFaces):
             holder.release(self._segmenter)
 
     @property
+    def segmenter(self) -> Segmenter:
+        """The map's numbers, for mechanisms."""
+        return self._segmenter
+
+    @property
     def device_may_own(self) -> tuple[int, int] | None:
         """The smallest known range [lo, hi) outside which the device owns no byte; None: it owns none."""
         return None if self._lo == self._hi else (self._lo, self._hi)
@@ -251,7 +284,7 @@ class Map(LoadFaces):
         """Nobody may reuse this map and its pages until the device is reported idle: its fate is unknown."""
         if self.state is State.QUARANTINED:
             return
-        self.state = after(Event.QUARANTINE, self.state, self.describe())
+        self.state = self._next(Event.QUARANTINE)
         self._segmenter.count = 0
         if self._holder is not None:
             self._holder.quarantine(self._segmenter, True)
@@ -260,10 +293,16 @@ class Map(LoadFaces):
                 hook.quarantined(self)
 
     def abandon(self) -> None:
-        """The owner leaves: cancel a waiting load; unload, or quarantine where the device may own bytes."""
+        """The owner leaves: cancel a waiting load; unload, or quarantine where the device may own bytes.
+
+        A load that was granted, and whose context has not run since, is cancelled too; its pages go back at once.
+        """
         if self.state is State.WAITING:
-            self.cancel_load()
-        elif self.state is State.LOADED:
+            with self.tag.domain.queue.lock:
+                if self._requisition is not None:
+                    self._requisition.withdraw()
+                    return
+        if self.state is State.LOADED:
             if self._lo == self._hi:
                 self.unload()
             else:
@@ -272,7 +311,7 @@ class Map(LoadFaces):
     def report_idle(self) -> None:
         """The device was reset, or has finished: it owns no byte of this map. Ends a quarantine."""
         quarantined = self.state is State.QUARANTINED
-        self.state = after(Event.REPORT_IDLE, self.state, self.describe())
+        self.state = self._next(Event.REPORT_IDLE)
         self._lo = self._hi = 0
         if quarantined:
             self.buffer = None
@@ -283,13 +322,13 @@ class Map(LoadFaces):
 
     def destroy(self) -> None:
         """Give the map back to its tag. MapStateError unless it is idle; a second time is an error too."""
-        self.state = after(Event.DESTROY, self.state, self.describe())
+        self.state = self._next(Event.DESTROY)
         self.tag._forget(self, self._chain)
 
     # -- for people ---------------------------------------------------------------------------------------------------
 
     def describe(self) -> str:
-        """For example ``map 'disk0' of tag isa/aha0``."""
+        """For example ``map 'disk0' of tag pc/isa/aha0``."""
         return f"map {self.name!r} of tag {self.tag.path}"
 
     def statistics(self) -> dict[str, Any]:
@@ -302,7 +341,34 @@ class Map(LoadFaces):
             "deferred": self._deferred,
         }
 
+    def _next(self, event: Event) -> State:
+        """The state after `event`, or MapStateError."""
+        return after(event, self.state, self.describe(), self.tag.path, self.name)
+
+    def _as_buffer(self, source: object) -> Buffer:
+        try:
+            return as_buffer(source, self.tag.domain.page_size)
+        except BusdmaError as error:
+            self._blame(error)
+            raise
+
+    def _blame(self, error: BaseException, buffer: Buffer | None = None) -> None:
+        """Add to `error` what it is about."""
+        if isinstance(error, BusdmaError):
+            error.about(tag=self.tag.path, map=self.name)
+            if buffer is not None:
+                address = buffer.address if isinstance(buffer, LinearBuffer) else None
+                error.about(address=address, length=buffer.length, owner=getattr(buffer, "owner", None))
+
+    def _no_direction(self, direction: object) -> DriverError:
+        return DriverError(
+            f"cannot load {self.describe()} in direction {direction!r}: give Direction.TO_DEVICE, FROM_DEVICE or BOTH"
+        ).about(tag=self.tag.path, map=self.name)
+
     def _bad_sync(self, op: SyncOp, offset: int, length: int) -> SyncError:
+        return self._sync_words(op, offset, length).about(tag=self.tag.path, map=self.name, length=length)
+
+    def _sync_words(self, op: SyncOp, offset: int, length: int) -> SyncError:
         if op in SYNCS and op not in self._effects:
             return SyncError(
                 f"sync of {self.describe()} with {op!r}: it was loaded {self.direction.label}; load it the other way, "
@@ -310,7 +376,7 @@ class Map(LoadFaces):
             )
         if op in SYNCS:
             return SyncError(
-                f"sync of bytes [{offset}, {offset + length}) of {self.describe()}: "
+                f"sync of {length} bytes at offset {offset} of {self.describe()}: "
                 f"{self._length} bytes are loaded; give a range inside them, of at least one byte"
             )
         return SyncError(

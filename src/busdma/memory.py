@@ -52,8 +52,7 @@ class DmaMemory:
     @property
     def view(self) -> memoryview:
         """The bytes as the CPU sees them. BufferGone after `free`."""
-        if self.gone:
-            raise BufferGone(f"{self.describe()}: {self.gone}")
+        self._alive()
         return self._view
 
     @property
@@ -70,7 +69,9 @@ class DmaMemory:
     def address(self) -> BusAddress:
         """The bus address of byte 0, where the memory is one segment; MapStateError where it is more."""
         if len(self._map.segments) != 1:
-            raise MapStateError(f"{self.describe()} has {len(self._map.segments)} segments; use .segments")
+            self._alive()
+            many = f"{self.describe()} has {len(self._map.segments)} segments; use .segments"
+            raise MapStateError(many).about(tag=self.tag.path, map=self._map.name, length=self.size)
         return self._map.segments[0][0]
 
     def sync(self, op: SyncOp, offset: int = 0, length: int | None = None) -> None:
@@ -82,14 +83,14 @@ class DmaMemory:
 
         DriverError while something else, such as an array of another package, holds a buffer on the view.
         """
-        if self.gone:
-            raise BufferGone(f"{self.describe()}: {self.gone}")
+        self._alive()
         if self._map.state is State.QUARANTINED:
             self._map.unload()  # which says so
         try:
             self._view.release()
         except BufferError:
-            raise DriverError(f"{self.describe()} cannot be freed: something still looks at its view") from None
+            looks = f"{self.describe()} cannot be freed: something still looks at its view; release that first"
+            raise DriverError(looks).about(tag=self.tag.path, length=self.size) from None
         if self._map.state is State.LOADED:  # it is idle already if a quarantine has ended
             self._map.unload()
         self._map.destroy()
@@ -98,8 +99,12 @@ class DmaMemory:
         self.tag._freed(self)
         self.tag.domain.frames.free(self._pages)
 
+    def _alive(self) -> None:
+        if self.gone:
+            raise BufferGone(f"{self.describe()}: {self.gone}").about(tag=self.tag.path, length=self.size)
+
     def describe(self) -> str:
-        """For example ``DMA-safe memory of tag isa/aha0, 4096 bytes``."""
+        """For example ``DMA-safe memory of tag pc/isa/aha0, 4096 bytes``."""
         return f"DMA-safe memory of tag {self.tag.path}, {self.size} bytes"
 
     def __len__(self) -> int:

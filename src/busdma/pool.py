@@ -17,7 +17,7 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
-from busdma.errors import ResourceShortage, ShortageReason
+from busdma.errors import ResourceShortage, ShortageReason, WaitCancelled
 from busdma.waiting import WOKEN, Waiter
 
 
@@ -25,6 +25,7 @@ class Pool(Protocol):
     """What the queue must know of a pool."""
 
     name: str
+    unit: str  #: what is counted, in the singular, for messages
     waiting: int  #: requisitions in the queue that need this pool; kept by the queue
 
     def shortage(self, amount: int) -> ShortageReason:
@@ -52,30 +53,38 @@ class Need(Protocol):
         """Give it back whole."""
 
 
+def in_words(need: Need) -> str:
+    """For example ``3 pages of bounce zone 0``."""
+    return f"{need.amount} {need.pool.unit}{'' if need.amount == 1 else 's'} of {need.pool.name}"
+
+
 class Requisition:
     """One place in the queue. One that `stays` is woken with nothing taken, and keeps its place until it withdraws."""
 
-    __slots__ = ("needs", "owner", "queue", "stays", "thread", "waiter")
+    __slots__ = ("needs", "owner", "queue", "stays", "thread", "waiter", "withdrawn")
 
     def __init__(self, queue: PoolQueue, needs: tuple[Need, ...], owner: str, stays: bool = False) -> None:
         self.queue = queue
         self.needs = needs
         self.owner = owner
         self.stays = stays
+        self.withdrawn = False
         self.thread: int | None = None  # which thread helps itself at this place now
-        wanted = " and ".join(f"{need.amount} of {need.pool.name}" for need in needs)
+        wanted = " and ".join(in_words(need) for need in needs)
         self.waiter = Waiter(f"{wanted} (for {owner})")
 
     def withdraw(self) -> None:
         """Leave the queue, however the wait ended; what was granted and never used goes back.
 
-        Cleanup: never waits. Harmless after the wait ended in an error.
+        Cleanup: never waits. Harmless after the wait ended in an error, and a second time.
         """
         self.queue.withdraw(self)
 
     def outcome(self) -> None:
-        """After the wait: return if granted, raise what refused it otherwise."""
+        """After the wait: return if granted, raise what refused it otherwise, or WaitCancelled if it was withdrawn."""
         result = self.waiter.result()
+        if self.withdrawn:
+            raise WaitCancelled(f"abandoned while waiting for {self.waiter.purpose}")
         if isinstance(result, ResourceShortage):
             raise ResourceShortage(f"{self.owner}: {result}", result.reason)
 
@@ -138,9 +147,10 @@ class PoolQueue:
             if requisition in self._waiting:
                 requisition.waiter.cancel()
                 self._remove(requisition)
-            elif _granted(requisition) and not requisition.stays:
+            elif _granted(requisition) and not requisition.stays and not requisition.withdrawn:
                 for need in requisition.needs:
                     need.give()
+            requisition.withdrawn = True
             self.serve()
 
     def waiters(self) -> list[str]:

@@ -39,9 +39,9 @@ cdef class Slots:
 
 cdef class Segmenter:
     cdef public u64 page, limit, last, beyond, align_mask, bound_mask, maxsegsz, fit, nsegments, per_page, ram_base
-    cdef public u64 sent, received, count, needed, wanted, fault, nheld, held_room, npieces, room, dirty
+    cdef public u64 bounced, sent, received, count, needed, wanted, fault, nheld, held_room, npieces, room, dirty
     cdef public int shift
-    cdef public bint always, foreign
+    cdef public bint foreign
     cdef public object judge
     cdef public u64[::1] intervals, out, held, pieces
     cdef u64* out_words
@@ -83,7 +83,7 @@ cdef class Segmenter:
     cpdef u64 take(self, Slots slots, u64 pages)
 
     @cython.locals(slot=u64)
-    cpdef object hold(self, Slots slots, u64 at, u64 pages)
+    cpdef object hold(self, Slots slots, object numbers)
 
     @cython.locals(free="u8*", held="u64*", n=u64, at=u64, slot=u64, hint=u64)
     cpdef u64 release(self, Slots slots)

@@ -15,7 +15,7 @@ with one number, ``limit``, before anything slower is asked. Compiled, the loops
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Slots:
 
 
 _FIELDS: Final = (
-    "align_mask always beyond bound_mask client count dirty fault fit foreign held held_room "
+    "align_mask beyond bounced bound_mask client count dirty fault fit foreign held held_room "
     "held_words intervals judge last limit maxsegsz needed nheld npieces nsegments out out_words page "
     "per_page piece_words pieces ram ram_base received room sent shift target wanted"
 )
@@ -107,8 +107,7 @@ class Segmenter:
         self.page = page_size
         self.shift = page_size.bit_length() - 1
         self.intervals = reach
-        self.last = 0
-        self.limit = 0
+        self.last = self.limit = 0
         self.beyond = ABSENT  # nothing above can be reached, where that is known
         self.judge = judge
         if len(reach) > 0 and reach[0] == 0 and alignment <= page_size:
@@ -126,26 +125,17 @@ class Segmenter:
             self.per_page += (page_size + maxsegsz - 1) // maxsegsz
         if 0 < boundary < page_size:
             self.per_page += page_size // boundary
-        self.always = self.per_page > 1  # even a single page may have to be cut
-        self.fit = 0 if self.always else maxsegsz  # no longer run within a boundary is a segment as it is
-        self.ram = ram
-        self.client = ram
-        self.target = ram
+        # No longer run within a boundary is a segment as it is; where even a single page may have to be cut, none is.
+        self.fit = 0 if self.per_page > 1 else maxsegsz
+        self.ram = self.client = self.target = ram
         self.foreign = False  # client and target are the host's memory, not ram
         self.ram_base = ram_base
-        self.count = 0
-        self.needed = 0
-        self.wanted = 0
-        self.fault = 0
-        self.room = 0
+        self.count = self.needed = self.wanted = self.fault = self.room = self.nheld = self.npieces = 0
         self.dirty = 0  # entries of out from the second on whose lengths may not be a page
-        self.nheld = 0
         self.held = array("Q", [0])
         self.held_words = _words(self.held)
         self.held_room = 1
-        self.npieces = 0
-        self.sent = 0  # bytes copied since somebody set these to 0
-        self.received = 0
+        self.bounced = self.sent = self.received = 0  # pages bounced, and bytes copied to and from them, ever
         self.pieces = array("Q", [0, 0, 0, 0])
         self.piece_words = _words(self.pieces)
         self.out = array("Q")
@@ -238,6 +228,9 @@ class Segmenter:
         reachable or not, and begin `lead` bytes into it. Slots are used in the order in which they are held; where
         none is held, the ``needed`` ones are taken first. UNREACHABLE if there are too few.
         """
+        stop = (start + length - 1) >> self.shift
+        if stop >= frames.entries:  # it has shrunk since it was surveyed
+            return self._absent(frames, start >> self.shift)
         if self.nheld == 0 and self.take(slots, self.needed) < self.needed:
             self.release(slots)
             return UNREACHABLE
@@ -251,13 +244,8 @@ class Segmenter:
         index = start >> self.shift
         head = start & (page - 1)
         first += index
-        done = 0
-        used = 0
-        at = 0
-        k = 0
-        expected = 0
+        done = used = at = k = expected = 0
         self.count = 0
-        stop = (start + length - 1) >> self.shift
         if (stop - index + 1) * self.per_page > self.room:
             self._grow((stop - index + 1) * self.per_page)
         self.dirty = self.room
@@ -309,6 +297,7 @@ class Segmenter:
             head = 0
             index += 1
         self.npieces = used
+        self.bounced += used
         return self._finish(self._cut(k, expected), frames, start, length)
 
     def _close(self, k: int, end: int) -> int:
@@ -362,10 +351,8 @@ class Segmenter:
 
     def _reaches(self, frame: int, head: int, size: int) -> bool:
         """True if a segment may start `head` bytes into page `frame` and run for `size` bytes."""
-        if frame & (self.page - 1):
-            return False  # ABSENT or FOREIGN
-        if (frame + head) & self.align_mask:
-            return False
+        if frame & (self.page - 1) or (frame + head) & self.align_mask:
+            return False  # ABSENT, FOREIGN, or misaligned
         return self._covers(frame + head, frame + head + (size - 1))
 
     def _covers(self, lo: int, hi: int) -> bool:
@@ -448,11 +435,11 @@ class Segmenter:
         self.nheld = n
         return pages
 
-    def hold(self, slots: Slots, at: int, pages: int) -> None:
-        """Hold the `pages` slots from number `at`, which the caller knows to be free and contiguous."""
-        if self.nheld + pages > self.held_room:
-            self._room_for(self.nheld + pages)
-        for slot in range(at, at + pages):
+    def hold(self, slots: Slots, numbers: Sequence[int]) -> None:
+        """Hold these slots, which the caller knows to be free, and their pages to be contiguous."""
+        if self.nheld + len(numbers) > self.held_room:
+            self._room_for(self.nheld + len(numbers))
+        for slot in numbers:
             slots.marks[slot] = 0
             self.held_words[self.nheld] = slot
             self.nheld += 1
@@ -469,9 +456,7 @@ class Segmenter:
             if slot < hint:
                 hint = slot
         slots.hint = hint
-        self.nheld = 0
-        self.npieces = 0
-        self.count = 0
+        self.nheld = self.npieces = self.count = 0
         return n
 
     def _room_for(self, pages: int) -> None:
@@ -505,10 +490,8 @@ class Segmenter:
         for at in range(0, 4 * self.npieces, 4):
             lo = pieces[at]
             hi = lo + pieces[at + 3]
-            skip = 0
-            if lo < offset:
-                skip = offset - lo
-                lo = offset
+            skip = offset - lo if lo < offset else 0
+            lo += skip
             if hi > end:
                 hi = end
             if lo < hi:

@@ -8,15 +8,15 @@ Source: Gibbs, tech-kern 10 June 1998, part 2 (derived tags); bus_dma(9).
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from busdma.addresses import AddressSet
 from busdma.buffers import as_buffer
 from busdma.constraints import Constraints
-from busdma.errors import ConstraintError, DriverError
+from busdma.errors import BusdmaError, ConstraintError, DriverError
 from busdma.explain import Explanation, explain
 from busdma.filters import FilterFunction
 from busdma.lifecycle import State
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Tag:
-    """Made by ``domain.root`` and `derive`; never by hand."""
+    """Made by ``domain.root`` and `derive`; never by hand. ``constraints`` are its limits, its parents' included."""
 
     def __init__(self, domain: DmaDomain, parent: Tag | None, name: str, constraints: Constraints) -> None:
         self.domain = domain
@@ -72,8 +72,9 @@ class Tag:
         """A child that inherits every limit and narrows some.
 
         `alignment`, `boundary`: bytes, powers of two (boundary 0: none). `lowaddr`, `highaddr`: addresses in
-        (lowaddr, highaddr] cannot be reached, or with a `filter` those of them that it objects to: it is called with
-        the first and last bus address of a part of a page. `exclude`: these cannot be reached either, exactly.
+        (lowaddr, highaddr] cannot be reached; without highaddr, all above lowaddr. With a `filter`, only those of them
+        that it objects to: ``filter(first, last)`` is given the first and last bus address of a part of a page, and
+        returns true if the device must avoid it. `exclude`: these cannot be reached either, exactly.
         `maxsize`: bytes of one load; `nsegments`, `maxsegsz`: how many segments, of how many bytes. `joint`: where a
         segment follows another, the one ends and the other begins at a multiple of this (NVMe's PRPs; a power of two,
         at most a page).
@@ -83,26 +84,27 @@ class Tag:
         contradict each other.
         """
         self._alive()
-        constraints = self.constraints.narrow(
-            name,
-            alignment=alignment,
-            boundary=boundary,
-            lowaddr=lowaddr,
-            highaddr=highaddr,
-            exclude=exclude,
-            filter=filter,
-            maxsize=maxsize,
-            nsegments=nsegments,
-            maxsegsz=maxsegsz,
-            joint=joint,
-            clip=clip,
-        )
+        with self._blamed(child=name):
+            constraints = self.constraints.narrow(
+                name,
+                alignment=alignment,
+                boundary=boundary,
+                lowaddr=lowaddr,
+                highaddr=highaddr,
+                exclude=exclude,
+                filter=filter,
+                maxsize=maxsize,
+                nsegments=nsegments,
+                maxsegsz=maxsegsz,
+                joint=joint,
+                clip=clip,
+            )
         page = self.domain.page_size
         if constraints.joint.value > page:
             raise ConstraintError(
                 f"tag {name!r}: joint {constraints.joint.value} is more than the page size of this machine, {page}: "
                 "pages that are not adjacent can only join at their ends"
-            )
+            ).about(tag=f"{self.path}/{name}")
         child = Tag(self.domain, self, name, constraints)
         self.children.append(child)
         return child
@@ -117,15 +119,23 @@ class Tag:
         """
         self._alive()
         self._numbered += 1
-        chain = self._reserved_chain() if reserve else self._chain
+        with self._blamed():
+            chain = self._reserved_chain() if reserve else self._chain
         map = Map(self, name or str(self._numbered), self._segmenter(), self._direct, chain)
         self.maps.append(map)
+        for mechanism in chain:
+            mechanism.watch(map.segmenter)
         return map
 
     def transfer(
         self, buffer: object, *, to_device: bool = False, from_device: bool = False, deadline: int | None = None
     ) -> Transfer:
-        """``with tag.transfer(data, to_device=True) as segments:`` see `busdma.transfer`."""
+        """One transfer as a block: ``with tag.transfer(data, to_device=True) as segments:``.
+
+        Going in loads and syncs (PRE), coming out syncs (POST) and unloads; an exception quarantines, until
+        `report_idle`. ``with`` waits as `Map.load_blocking`, ``async with`` as `Map.load`, until `deadline`: an
+        absolute time of the runtime's clock, in ns.
+        """
         if not to_device and not from_device:
             raise DriverError("a transfer goes to_device=True, from_device=True, or both")
         both = to_device and from_device
@@ -135,31 +145,38 @@ class Tag:
     def alloc(self, size: int) -> DmaMemory:
         """`size` bytes of zeroed DMA-safe memory within every limit of the tag, loaded until freed.
 
-        ConstraintError if the tag can never have so much, ResourceShortage if the machine has no such memory now.
+        ConstraintError if it is longer than maxsize, TooManySegments if so much never fits the tag's segments,
+        ResourceShortage if the machine has no such memory now.
         """
         self._alive()
+        with self._blamed(length=size):
+            memory = self._allocate(size)
+        self._memory.append(memory)
+        return memory
+
+    def _allocate(self, size: int) -> DmaMemory:
         limits = self.constraints
         if not 1 <= size <= limits.maxsize.value:
             raise ConstraintError(
-                f"cannot allocate {size} bytes for tag {self.path}: its maxsize is {limits.maxsize.value}"
+                f"cannot allocate {size} bytes for tag {self.path}: its maxsize is {limits.maxsize.value}; ask for one "
+                "byte or more, up to that"
             )
         page = self.domain.page_size
-        boundary = limits.boundary.value if size <= limits.boundary.value else 0
+        boundary = limits.boundary.value
+        across = 0 < boundary < size  # then from a boundary line on, where the segments are fewest
         pages = -(-size // page)
         base = self.domain.frames.allocate_run(
             pages,
             "dma-safe",
             within=limits.reach,
-            alignment=max(limits.alignment.value, page),
-            boundary=max(boundary, page if boundary else 0),
+            alignment=max(limits.alignment.value, page, boundary if across else 1),
+            boundary=0 if across or not boundary else max(boundary, page),
         )
         try:
-            memory = DmaMemory(self, base, size)
+            return DmaMemory(self, base, size)
         except BaseException:
             self.domain.frames.free(base + i * page for i in range(pages))
             raise
-        self._memory.append(memory)
-        return memory
 
     def explain(self, buffer: object) -> Explanation:
         """How `buffer` would map, page by page, and whose limit says so. Loads nothing."""
@@ -214,7 +231,8 @@ class Tag:
         busy = [map.describe() for map in self.maps if map not in self._spare or map.state is not State.IDLE]
         if self.children or self._memory or busy:
             held = [f"tag {child.path}" for child in self.children] + [m.describe() for m in self._memory] + busy
-            raise DriverError(f"tag {self.path} is in use: destroy or free {', '.join(held[:4])} first")
+            words = f"tag {self.path} is in use: destroy or free {', '.join(held[:4])} first"
+            raise DriverError(words).about(tag=self.path)
         for map in list(self._spare):
             map.destroy()
         self._cancel_turns()
@@ -226,7 +244,7 @@ class Tag:
 
     @property
     def path(self) -> str:
-        """The names from the root to here: ``root/isa/aha0``."""
+        """The names from the root to here: ``pc/isa/aha0``."""
         return self.name if self.parent is None else f"{self.parent.path}/{self.name}"
 
     def statistics(self) -> dict[str, Any]:
@@ -316,14 +334,23 @@ class Tag:
             self._spare.remove(map)
         for key, value in map.statistics().items():
             self._retired[key] += value
-        if chain is not self._chain:
-            for mechanism in chain:
-                if isinstance(mechanism, Bounce):
-                    mechanism.zone.join()
+        for mechanism in chain:
+            mechanism.retire(map.segmenter)
+            if chain is not self._chain and isinstance(mechanism, Bounce):
+                mechanism.zone.join()
 
     def _freed(self, memory: DmaMemory) -> None:
         self._memory.remove(memory)
 
     def _alive(self) -> None:
         if self._destroyed:
-            raise DriverError(f"tag {self.path} was destroyed; derive another")
+            raise DriverError(f"tag {self.path} was destroyed; derive another").about(tag=self.path)
+
+    @contextmanager
+    def _blamed(self, child: str = "", length: int | None = None) -> Iterator[None]:
+        """Add to an error that it is about this tag, or a child of it."""
+        try:
+            yield
+        except BusdmaError as error:
+            error.about(tag=f"{self.path}/{child}" if child else self.path, length=length)
+            raise

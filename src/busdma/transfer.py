@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Transfer:
     """Returned by `Tag.transfer`; enter it with ``with`` (blocking) or ``async with`` (awaiting), once."""
 
-    __slots__ = ("_buffer", "_deadline", "_direction", "_map", "_tag")
+    __slots__ = ("_buffer", "_deadline", "_direction", "_entered", "_map", "_tag")
 
     def __init__(self, tag: Tag, buffer: object, direction: Direction, deadline: int | None) -> None:
         self._tag = tag
@@ -29,13 +29,14 @@ class Transfer:
         self._direction = direction
         self._deadline = deadline
         self._map: Map | None = None
+        self._entered = False
 
     def __enter__(self) -> Segments:
         map = self._borrow()
         try:
             map.load_blocking(self._buffer, self._direction, deadline=self._deadline)
         except BaseException:
-            self._tag._give_back(map)
+            self._leave(map)
             raise
         return self._begin(map)
 
@@ -44,21 +45,22 @@ class Transfer:
         try:
             await map.load(self._buffer, self._direction, deadline=self._deadline)
         except BaseException:
-            self._tag._give_back(map)
+            self._leave(map)
             raise
         return self._begin(map)
 
     def _borrow(self) -> Map:
-        if self._map is not None:
+        if self._entered:
             raise DriverError(f"a transfer of tag {self._tag.path} was entered twice: make one for each load")
-        return self._tag._borrow()
+        map = self._tag._borrow()
+        self._entered = True
+        return map
 
     def _begin(self, map: Map) -> Segments:
         try:
             map.sync(self._direction.pre)
         except BaseException:
-            map.abandon()
-            self._tag._give_back(map)
+            self._leave(map)
             raise
         self._map = map
         return map.segments
@@ -73,8 +75,11 @@ class Transfer:
                 map.sync(self._direction.post)
                 map.unload()
         finally:
-            map.abandon()  # of an unloaded map: nothing
-            self._tag._give_back(map)
+            self._leave(map)
+
+    def _leave(self, map: Map) -> None:
+        map.abandon()  # of an unloaded map: nothing
+        self._tag._give_back(map)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -288,3 +288,11 @@ def test_summary_names_who_cut_the_reach() -> None:
     card = BUS.narrow("card", exclude=AddressSet.span(0, 0xFFF))
     words = "it reaches 0x1000..0xffffff: nothing above lowaddr 0xffffff (tag 'isa')"
     assert card.summary() == words + ", nothing in an excluded hole (tag 'card')"
+
+
+def test_the_summary_names_who_cut_first_and_only_once() -> None:
+    card = BUS.narrow("card", lowaddr=16 * MB - 1).narrow("data", exclude=AddressSet.span(0xE0000, 0xEFFFF))
+    assert card.summary() == (
+        "it reaches 0x0..0xdffff, 0xf0000..0xffffff: nothing above lowaddr 0xffffff (tag 'isa'), "
+        "nothing in an excluded hole (tag 'data')"
+    )

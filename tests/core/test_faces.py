@@ -27,14 +27,14 @@ from busdma.map import Map
 from busdma.runtime import by_name
 from busdma.runtime.aio import AsyncioRuntime
 from busdma.runtime.carrier import Carrier
-from busdma.sync import POSTREAD, PREREAD, Direction
-from busdma.waiting import Waiter
-from core.small_machine import PAGE, SmallMachine
+from busdma.sync import POSTREAD, PREREAD, Direction, SyncOp
+from busdma.waiting import Runtime, Waiter
+from core.small_machine import PAGE, Pages, SmallMachine
 
 MS = 1_000_000
 
 
-async def pause(runtime: Carrier, ns: int) -> None:
+async def pause(runtime: Runtime, ns: int) -> None:
     """Wait for a timer."""
     waiter = Waiter("a timer")
     runtime.call_at(runtime.now() + ns, waiter.wake)
@@ -168,10 +168,12 @@ def test_64_kib_at_an_odd_offset_are_17_pages() -> None:
             load(tight.high(65536, 1))
     with pytest.raises(MappingRefused, match="map 'dma0' of tag pc/isa"):
         tight.runtime.run(refused.load, tight.high(65536, 1))
+    with pytest.raises(MappingRefused, match=r"17 pages out of reach or not aligned to 4 \(tag 'words'\)"):
+        tight.isa.derive("words", alignment=4).create_map().load_nowait(tight.high(65536, 1))
     heard: list[object] = []
     assert refused.load_callback(tight.high(65536, 4095), lambda s, error: heard.append(type(error))) is Progress.DONE
     assert heard == [MappingRefused]
-    assert tight.zone.statistics()["refused"] == 4
+    assert tight.zone.statistics()["refused"] == 5
     refused.load_nowait(tight.high(65536))
     map = enough.isa.create_map()
     map.load_nowait(enough.high(65536, 1))
@@ -256,7 +258,10 @@ def test_busy_and_leak_and_fragmented_and_too_large(small: SmallMachine) -> None
     holder = fill(small, 15)
     why, words = reason(small.high(6 * PAGE))
     assert why is ShortageReason.BUSY
-    assert words == "map 'late' of tag pc/isa needs 6 of bounce zone 0, which is busy"
+    assert words == (
+        "map 'late' of tag pc/isa needs 6 pages of bounce zone 0 (busy): others will give it back; wait with load(), "
+        "or try again after an unload"
+    )
     with small.isa.transfer(small.high(PAGE), to_device=True):
         assert reason(small.high(5 * PAGE))[0] is ShortageReason.BUSY
     holder.sync(Direction.BOTH.pre)
@@ -305,7 +310,7 @@ def test_a_deadline_is_an_argument_of_the_wait(machine: SmallMachine, runtime: C
     heard: list[object] = []
 
     async def main() -> int:
-        with pytest.raises(DeadlineExpired, match=r"4 of bounce zone 0 \(for map 'hasty' of tag pc/isa\)"):
+        with pytest.raises(DeadlineExpired, match=r"4 pages of bounce zone 0 \(for map 'hasty' of tag pc/isa\)"):
             await map.load(machine.high(4 * PAGE), deadline=5 * MS)
         at = runtime.now()
         map.load_callback(
@@ -479,3 +484,94 @@ def test_many_threads_lose_no_page_and_no_count() -> None:
         assert (figures["active"], figures["waiting"]) == (0, 0)
         assert figures["peak_active"] <= figures["limit"]
         assert machine.isa.statistics()["deferred"] == figures["deferred"] > 0
+
+
+# ---------------------------------------------------------------- abandoned
+
+
+def test_a_map_abandoned_after_the_grant_and_before_its_context_ran_gives_the_grant_back(small: SmallMachine) -> None:
+    holder, late, next_one = fill(small), small.isa.create_map(), small.isa.create_map()
+    heard: list[object] = []
+
+    async def driver() -> None:
+        await late.load(small.high(20 * PAGE))
+
+    async def main() -> None:
+        task = small.runtime.start(driver)
+        await pause(small.runtime, 1)
+        next_one.load_callback(small.high(20 * PAGE), lambda segments, error: heard.append(error))
+        holder.unload()
+        assert not late.cancel_load()
+        assert late.state.name == "WAITING"
+        late.abandon()
+        late.abandon()
+        await pause(small.runtime, 1)
+        assert heard == [None]
+        assert late.state is State.IDLE
+        with pytest.raises(WaitCancelled, match="abandoned while waiting for 20 pages"):
+            task.result()
+
+    small.runtime.run(main)
+    next_one.unload()
+    assert active(small) == 0
+
+
+def test_an_abandoned_callback_hears_that_it_was(small: SmallMachine) -> None:
+    holder, late = fill(small), small.isa.create_map(name="late")
+    heard: list[Exception | None] = []
+    late.load_callback(small.high(PAGE), lambda segments, error: heard.append(error))
+    holder.unload()
+    late.abandon()
+    small.runtime.run(pause, small.runtime, 1)
+    assert [type(error) for error in heard] == [ResourceShortage]
+    assert (late.state, active(small)) == (State.IDLE, 0)
+
+
+def test_a_buffer_that_vanishes_from_under_a_waiting_load_leaves_nothing_held(small: SmallMachine) -> None:
+    """A machine refuses to free it; a custom buffer may have nobody who does."""
+    holder, late = fill(small), small.isa.create_map()
+    buffer = Pages([400 * PAGE, 402 * PAGE], 0, 2 * PAGE)
+    heard: list[Exception | None] = []
+    late.load_callback(buffer, lambda segments, error: heard.append(error))
+    buffer.frames = Pages([], 0, 0).frames
+    holder.unload()
+    small.runtime.run(pause, small.runtime, 1)
+    assert [type(error) for error in heard] == [BufferGone]
+    assert (late.state, active(small)) == (State.IDLE, 0)
+
+
+class Complains:
+    """An instrument that finds fault with everything."""
+
+    def loaded(self, map: Map) -> None:
+        raise ValueError("loaded")
+
+    def deferred(self, map: Map) -> None:
+        raise ValueError("deferred")
+
+    def synced(self, map: Map, op: SyncOp, offset: int, length: int) -> None:
+        raise ValueError("synced")
+
+    def unloading(self, map: Map) -> None:
+        """Nothing to say."""
+
+    def quarantined(self, map: Map) -> None:
+        """Nothing to say."""
+
+
+def test_an_instrument_that_raises_leaves_no_map_stuck(small: SmallMachine) -> None:
+    holder = fill(small)
+    small.domain.instruments.append(Complains())
+    map, buffer = small.isa.create_map(), small.high(PAGE)
+    with pytest.raises(ValueError, match="deferred"):
+        map.load_blocking(buffer)
+    assert (map.state, small.domain.queue.waiters()) == (State.IDLE, [])
+    holder.unload()
+    with pytest.raises(ValueError, match="loaded"), small.isa.transfer(buffer, to_device=True):
+        pytest.fail("the transfer was entered")
+    assert active(small) == 0
+    with pytest.raises(ValueError, match="loaded"):
+        map.load_nowait(buffer)
+    assert map.state is State.LOADED
+    map.unload()
+    assert active(small) == 0

@@ -75,7 +75,7 @@ def test_explain_says_why_everything_moves() -> None:
     explanation = tag.explain(kernel.allocate(3 * PAGE, offset=1))
     assert [page.mechanism for page in explanation.pages] == ["bounce"] * 4
     assert "not aligned to 4" in explanation.pages[0].reason
-    assert "joined into one run: 4096 is the limit set by tag 'device'" in explanation.pages[1].reason
+    assert "joined into one run: joint is 4096, set by tag 'device'" in explanation.pages[1].reason
     assert [page.mechanism for page in tag.explain(kernel.allocate(3 * PAGE, offset=8)).pages] == ["direct"] * 4
 
 

@@ -104,3 +104,12 @@ def test_dma_safe_memory_pushes_idle_bounce_pages_out(small: SmallMachine) -> No
     small.low((128 - 20) * PAGE)
     assert small.isa.alloc(2 * PAGE).size == 2 * PAGE
     assert small.zone.capacity < 20
+
+
+def test_memory_longer_than_the_boundary_begins_on_one_of_its_lines(small: SmallMachine) -> None:
+    """Or three segments would be needed where two are allowed."""
+    tag = small.isa.derive("d", nsegments=2, boundary=16 * PAGE)
+    small.isa.alloc(3 * PAGE)  # so that the highest run would begin elsewhere
+    with_lines = tag.alloc(31 * PAGE)
+    assert [length for _, length in with_lines.segments] == [16 * PAGE, 15 * PAGE]
+    assert small.zone.statistics()["bounced_pages"] == 0

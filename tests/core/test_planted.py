@@ -95,7 +95,7 @@ def a_grant_that_nobody_took_is_lost(patch: pytest.MonkeyPatch) -> None:
 
 
 def a_deadline_leaves_its_place_in_the_queue(patch: pytest.MonkeyPatch) -> None:
-    def give_up(self: Map, requisition: Requisition) -> None:
+    def give_up(self: Map, requisition: Requisition, error: BaseException) -> None:
         self._requisition = None
         self.buffer = None
         self.state = State.IDLE

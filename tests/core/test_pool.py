@@ -22,6 +22,7 @@ class Counter:
     free: int
     waiting: int = 0
     limit: int = 10
+    unit: str = "unit"
 
     def shortage(self, amount: int) -> ShortageReason:
         return ShortageReason.BUSY
@@ -66,7 +67,7 @@ def test_all_or_nothing() -> None:
     waits = queue.join(both, "disk0")
     assert state(waits) == PENDING
     assert (pages.free, slots.free) == (4, 1)  # nobody holds one thing while waiting for another
-    assert waits.waiter.purpose == "3 of pages and 2 of slots (for disk0)"
+    assert waits.waiter.purpose == "3 units of pages and 2 units of slots (for disk0)"
     slots.free += 1
     queue.serve()
     assert state(waits) == WOKEN

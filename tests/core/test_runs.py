@@ -132,7 +132,7 @@ def test_a_plan_never_comes_out_with_too_many_segments(
         slots.addresses[32 + i] = base + i * limit.page
         slots.free[32 + i] = 1
     assert segmenter.take(slots, plan.before) == plan.before
-    segmenter.hold(slots, 32, plan.pages)
+    segmenter.hold(slots, range(32, 32 + plan.pages))
     assert segmenter.take(slots, plan.after) == plan.after
     frames = segments.Frames(array("Q", shape.table))
     numbers = (plan.first, plan.pages, plan.lead)

@@ -293,7 +293,7 @@ def hold_and_place(case: dict[str, Any], expected: list[tuple[int, int, bool]]) 
     before, after = sum(single[: case["first"]]), sum(single[case["first"] :])
     segmenter = machine.segmenter
     assert segmenter.take(machine.slots, before) == before
-    segmenter.hold(machine.slots, len(SINGLES), case["pages"])
+    segmenter.hold(machine.slots, range(len(SINGLES), len(SINGLES) + case["pages"]))
     assert segmenter.take(machine.slots, after) == after
     numbers = (case["first"], case["pages"], case["lead"])
     code = segmenter.place(frames(shape), shape.start, shape.length, machine.slots, *numbers)
@@ -412,7 +412,7 @@ def test_slots_are_never_lost_and_never_shared(steps: list[tuple[int, str, int]]
         elif what == "hold":
             got = list(range(amount, min(amount + 2, 12)))
             if free.issuperset(got):
-                owners[who].hold(slots, amount, len(got))
+                owners[who].hold(slots, got)
                 held[who] += got
                 free -= set(got)
         else:

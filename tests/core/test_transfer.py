@@ -209,3 +209,11 @@ def test_a_cancelled_context_of_a_transfer_quarantines(machine: SmallMachine, ru
     assert machine.zone.quarantined == 1
     machine.isa.report_idle()
     assert machine.zone.active == 0
+
+
+def test_a_transfer_that_was_left_is_not_entered_again(small: SmallMachine) -> None:
+    transfer = small.isa.transfer(small.low(PAGE), to_device=True)
+    with transfer:
+        pass
+    with pytest.raises(DriverError, match="entered twice"), transfer:
+        pytest.fail("it was entered")

@@ -11,7 +11,7 @@ from busdma.errors import ConstraintError, MappingRefused, ResourceShortage, Sho
 from busdma.lifecycle import State
 from busdma.map import Map
 from busdma.mechanisms.zone import CHUNK, DEFAULT_LIMIT, REVIEW
-from busdma.sync import PREREAD
+from busdma.sync import PREREAD, Direction
 from busdma.tag import Tag
 from core.small_machine import PAGE, Pages, SmallMachine
 
@@ -350,3 +350,49 @@ def test_pages_are_neither_lost_nor_given_twice(script: list[tuple[str, int]]) -
         assert small.zone.free == small.zone.capacity
         small.zone.trim()
     assert small.frames.statistics()["free"] == 96
+
+
+# ---------------------------------------------------------------- gaps
+
+
+def test_a_fresh_run_is_found_though_its_slot_numbers_have_gaps() -> None:
+    """Chunks of 16 in slots 0, 16 and 32; the outer two go back, and 20 pages fit in no one gap between."""
+    machine = SmallMachine(limit=48)
+    maps = [machine.isa.create_map() for _ in range(3)]
+    for map in maps:
+        map.load_nowait(machine.high(16 * PAGE))
+    maps[0].unload()
+    maps[2].unload()
+    machine.zone.trim()
+    assert machine.zone.statistics()["pages"] == 16
+    one = machine.isa.derive("one", nsegments=1).create_map()
+    buffer = machine.high(20 * PAGE)
+    buffer.write(bytes(range(256)) * (20 * PAGE // 256))
+    segments = one.load_nowait(buffer)
+    assert len(segments) == 1
+    one.sync(Direction.BOTH.pre)
+    assert machine.peek(segments) == buffer.read()
+    one.sync(Direction.BOTH.post)
+    one.unload()
+    maps[1].unload()
+    machine.zone.trim()
+    assert machine.zone.statistics()["pages"] == 0
+    assert machine.frames.statistics()["by_owner"]["bounce"] == 0
+
+
+def test_idle_pages_of_the_zone_make_room_for_a_run() -> None:
+    """It grew by 30 single pages while memory was in pieces. They are idle now, and lie in the way of every run."""
+    machine = SmallMachine(limit=40, low=40)
+    taken = [
+        machine.kernel.allocate(PAGE, within=AddressSet.span(page * PAGE, (page + 1) * PAGE - 1))
+        for page in range(3, 40, 4)
+    ]
+    many = machine.isa.create_map()
+    many.load_nowait(machine.high(30 * PAGE))
+    many.unload()
+    for buffer in taken:
+        buffer.free()
+    assert machine.zone.statistics()["pages"] == 30
+    one = machine.isa.derive("one", nsegments=1).create_map()
+    assert len(one.load_nowait(machine.high(10 * PAGE))) == 1
+    one.unload()

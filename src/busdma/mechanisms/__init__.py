@@ -66,5 +66,11 @@ class Mechanism(Protocol):
 
     name: str
 
+    def watch(self, segmenter: Segmenter) -> None:
+        """A map was made whose segmenter may ask."""
+
+    def retire(self, segmenter: Segmenter) -> None:
+        """The map is gone; what its segmenter counted is kept."""
+
     def place(self, segmenter: Segmenter, buffer: Buffer, answer: int) -> Holder | Shortage | Unreachable:
         """Place the buffer without waiting. `answer` is what ``segmenter.load`` said when it could not."""

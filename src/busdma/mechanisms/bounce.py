@@ -13,11 +13,12 @@ from typing import cast
 
 from busdma.buffers import Buffer
 from busdma.constraints import Constraints
+from busdma.errors import BufferGone
 from busdma.mechanisms import Shortage, Unreachable
 from busdma.mechanisms.runs import plan_run, shifted
 from busdma.mechanisms.zone import Run, Zone
 from busdma.pool import Need
-from busdma.segments import TOO_MANY, Segmenter
+from busdma.segments import NOT_MAPPED, TOO_MANY, Segmenter
 
 
 class BounceNeed:
@@ -81,7 +82,11 @@ class Bounce:
                 return Unreachable(self.name, lambda _: self._too_many(pages))
             need = BounceNeed(zone, segmenter, pages, run)
             if zone.queue.take((need,)):
-                self._attach(segmenter, buffer, run)
+                try:
+                    self._attach(segmenter, buffer, run)
+                except BaseException:  # a buffer that is not what its protocol says
+                    self.release(segmenter)
+                    raise
                 return self
         return Shortage(self, (need,))
 
@@ -89,6 +94,14 @@ class Bounce:
         """Would single pages be misaligned, or joined where they may not be?"""
         limits = self._constraints
         return limits.alignment.value > self._page or shifted(buffer, limits, self._page)
+
+    def watch(self, segmenter: Segmenter) -> None:
+        """See `busdma.mechanisms.Mechanism`."""
+        self.zone.watch(segmenter)
+
+    def retire(self, segmenter: Segmenter) -> None:
+        """See `busdma.mechanisms.Mechanism`."""
+        self.zone.retire(segmenter)
 
     def need(self, segmenter: Segmenter) -> BounceNeed:
         """One page: the least that a load could be short of."""
@@ -139,9 +152,10 @@ class Bounce:
         else:
             where = (run.first, run.pages, run.lead)
             answer = segmenter.place(buffer.frames, buffer.start, buffer.length, self.zone.slots, *where)
+        if answer == NOT_MAPPED:
+            raise BufferGone(f"cannot load {buffer.describe()}: it was released meanwhile; keep it until the unload")
         if answer < 1:
             raise AssertionError("a bounce plan came out with too many segments")
-        self.zone.counts["bounced_pages"] += segmenter.npieces
 
     def _crowded(self, segmenter: Segmenter) -> str:
         limit = self._constraints.nsegments
@@ -152,6 +166,6 @@ class Bounce:
 
     def _too_many(self, pages: int) -> str:
         return (
-            f"{pages} bounce pages needed and {self.zone.name} may hold {self.zone.limit}: raise the zone's limit, "
-            "or split the transfer"
+            f"{pages} bounce pages needed and {self.zone.name} may hold {self.zone.limit}: raise the zone's limit "
+            "(the machine's option bounce), or split the transfer"
         )

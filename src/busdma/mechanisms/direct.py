@@ -32,4 +32,6 @@ class Direct:
 
     def _out_of_reach(self, segmenter: Segmenter) -> str:
         pages = "1 page" if segmenter.needed == 1 else f"{segmenter.needed} pages"
-        return f"{pages} out of reach: {self._constraints.summary()}"
+        alignment = self._constraints.alignment
+        askew = f" or not aligned to {alignment.value} (tag {alignment.origin!r})" if alignment.value > 1 else ""
+        return f"{pages} out of reach{askew}: {self._constraints.summary()}"

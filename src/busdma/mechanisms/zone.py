@@ -9,6 +9,7 @@ Source: Gibbs, tech-kern 10 June 1998 ("we tap out at around 512k, an easily tun
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -40,6 +41,8 @@ class Run:
 class Zone:
     """Bounce pages within `reach`. All methods but `statistics` are called under the queue's lock."""
 
+    unit = "page"
+
     def __init__(
         self,
         name: str,
@@ -64,6 +67,7 @@ class Zone:
         self._chunks: list[tuple[int, int]] = []  # first slot, pages
         self._busiest = 0  # most pages in use since the last review
         self._releases = 0
+        self._segmenters: set[Segmenter] = set()  # of every map that may bounce here
         self._growing = False
         self._scarce = ShortageReason.BUSY  # why the machine's memory could not let the zone grow
         self.counts = {"bounced_pages": 0, "copied_out": 0, "copied_in": 0, "deferred": 0, "refused": 0}
@@ -72,6 +76,7 @@ class Zone:
             frames.add_reclaimer(self.reclaim)
         else:
             self.counts = whole.counts
+            self._segmenters = whole._segmenters
 
     @property
     def active(self) -> int:
@@ -97,11 +102,7 @@ class Zone:
         return True
 
     def give(self, segmenter: Segmenter) -> None:
-        """Take back all that `segmenter` holds, and count what it copied."""
-        if segmenter.sent or segmenter.received:
-            self.counts["copied_out"] += segmenter.sent
-            self.counts["copied_in"] += segmenter.received
-            segmenter.sent = segmenter.received = 0
+        """Take back all that `segmenter` holds."""
         self.free += segmenter.release(self.slots)
         self._releases += 1
         if self._releases >= REVIEW and self._whole is None:
@@ -109,18 +110,18 @@ class Zone:
 
     # -- runs ---------------------------------------------------------------------------------------------------------
 
-    def ready_run(self, run: Run) -> int | None:
-        """The first slot of a run that could be taken now, with the single slots around it; None: not now.
+    def ready_run(self, run: Run) -> Sequence[int] | None:
+        """The slots of a run that could be taken now, with the single slots around it; None: not now.
 
         ResourceShortage if the machine could never have such a run, or the zone is idle and still has none: no wait
         would make one.
         """
         pages = run.before + run.pages + run.after
         self._scarce = ShortageReason.BUSY
-        at = self._find(run)
-        if at is None and self._make(run):
-            at = self._find(run)
-        if at is None or not self.ready(pages):
+        found = self._find(run)
+        if found is None and self._make(run):
+            found = self._find(run)
+        if found is None or not self.ready(pages):
             if self._scarce is ShortageReason.TOO_LARGE:
                 raise ResourceShortage(
                     f"{self.name} can never have a contiguous run of {run.pages} pages within {self.reach}; "
@@ -134,26 +135,26 @@ class Zone:
                     ShortageReason.FRAGMENTED,
                 )
             return None
-        return at
+        return found
 
     def take_run(self, segmenter: Segmenter, run: Run) -> bool:
         """Have `segmenter` hold a contiguous run and the single slots around it, in the buffer's order, or none.
 
         Errors as `ready_run`.
         """
-        at = self.ready_run(run)
-        if at is None:
+        found = self.ready_run(run)
+        if found is None:
             return False
-        for slot in range(at, at + run.pages):
+        for slot in found:
             self.slots.free[slot] = 0
         segmenter.take(self.slots, run.before)
-        segmenter.hold(self.slots, at, run.pages)
+        segmenter.hold(self.slots, found)
         segmenter.take(self.slots, run.after)
         self.took(run.before + run.pages + run.after)
         return True
 
-    def _find(self, run: Run) -> int | None:
-        """The first slot of a free run that satisfies `run`."""
+    def _find(self, run: Run) -> Sequence[int] | None:
+        """The slots of a free run that satisfies `run`."""
         free, addresses, page = bytes(self.slots.free), self.slots.addresses, self._page
         pattern = b"\x01" * run.pages
         at = free.find(pattern)
@@ -161,8 +162,15 @@ class Zone:
             base = addresses[at]
             contiguous = all(addresses[at + i] == base + i * page for i in range(run.pages))
             if contiguous and _fits(base, run):
-                return at
+                return range(at, at + run.pages)
             at = free.find(pattern, at + 1)
+        # Adjacent pages mostly have adjacent numbers, but not where they came when none were left in one piece.
+        slots = {addresses[slot]: slot for slot, is_free in enumerate(free) if is_free}
+        for base in slots:
+            if _fits(base, run):
+                found = [slots.get(base + i * page, -1) for i in range(run.pages)]
+                if min(found) >= 0:
+                    return found
         return None
 
     def _make(self, run: Run) -> bool:
@@ -171,8 +179,12 @@ class Zone:
             self._return_chunks(self.active)
         if self.capacity + run.pages > self.limit:
             return False
-        fits = run.pages * self._page <= run.boundary
-        return self._add(run.pages, run.alignment, run.boundary if fits else 0)
+        boundary = run.boundary if run.pages * self._page <= run.boundary else 0
+        if self._add(run.pages, run.alignment, boundary):
+            return True
+        before = self.capacity  # idle pages of its own may lie where the run could be
+        self._return_chunks(self.active)
+        return self.capacity < before and self._add(run.pages, run.alignment, boundary)
 
     # -- reservations -------------------------------------------------------------------------------------------------
 
@@ -242,8 +254,25 @@ class Zone:
         with self.queue.lock:
             self.counts[what] += amount
 
+    def watch(self, segmenter: Segmenter) -> None:
+        """`segmenter` may bounce here: what it has counted belongs to the zone's statistics."""
+        with self.queue.lock:
+            self._segmenters.add(segmenter)
+
+    def retire(self, segmenter: Segmenter) -> None:
+        """The end of `watch`: keep its counts."""
+        with self.queue.lock:
+            self._segmenters.remove(segmenter)
+            for what, amount in _counted(segmenter).items():
+                self.counts[what] += amount
+
     def statistics(self) -> dict[str, Any]:
         """Pages and counters: limit, pages (now), free, active, quarantined, waiting, and totals since the start."""
+        totals = dict(self.counts)
+        with self.queue.lock:
+            for segmenter in self._segmenters:
+                for what, amount in _counted(segmenter).items():
+                    totals[what] += amount
         return {
             "limit": self.limit,
             "pages": self.capacity,
@@ -251,7 +280,7 @@ class Zone:
             "active": self.active,
             "quarantined": self.quarantined,
             "waiting": self.waiting,
-            **self.counts,
+            **totals,
         }
 
     def took(self, pages: int) -> None:
@@ -299,7 +328,7 @@ class Zone:
     def _adopt(self, addresses: list[int]) -> None:
         """Give fresh frames slot numbers: in one piece where there is room, in several otherwise.
 
-        They are given back chunk by chunk, however many came at once; a run may span chunks.
+        They are given back chunk by chunk, however many came at once; a run may span chunks, and gaps.
         """
         slots, left = self.slots, list(addresses)
         while left:
@@ -320,7 +349,7 @@ class Zone:
         """Unused slot numbers: the first gap of `wanted`, or the longest there is."""
         best = (0, 0)
         at = 0
-        for begin, length in [*sorted(self._chunks), (self.limit, 0)]:
+        for begin, length in [*sorted(self._chunks), (self.slots.entries, 0)]:
             if begin - at >= wanted:
                 return at, wanted
             best = max(best, (begin - at, at))
@@ -347,8 +376,8 @@ class Zone:
     def _return(self, chunk: tuple[int, int]) -> None:
         """Give a chunk back to the machine, if all of it is free."""
         slots, (at, length) = self.slots, chunk
-        if not all(slots.free[at : at + length]):
-            return
+        if chunk not in self._chunks or not all(slots.free[at : at + length]):
+            return  # or it was given back meanwhile, by somebody who was served when another was
         frames = list(slots.addresses[at : at + length])  # a copy in either form of the segmenter
         for slot in range(at, at + length):
             slots.free[slot] = 0
@@ -358,6 +387,14 @@ class Zone:
         self.free -= length
         self.counts["returned_pages"] += length
         self._frames.free(frames)
+
+
+def _counted(segmenter: Segmenter) -> dict[str, int]:
+    return {
+        "bounced_pages": segmenter.bounced,
+        "copied_out": segmenter.sent,
+        "copied_in": segmenter.received,
+    }
 
 
 def _fits(base: int, run: Run) -> bool:
