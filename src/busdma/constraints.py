@@ -92,6 +92,21 @@ class Constraints:
 
         Raises ConstraintError for limits that contradict each other or leave no address.
         """
+        _whole_numbers(
+            origin,
+            alignment=alignment,
+            boundary=boundary,
+            lowaddr=lowaddr,
+            highaddr=highaddr,
+            maxsize=maxsize,
+            nsegments=nsegments,
+            maxsegsz=maxsegsz,
+            joint=joint,
+        )
+        if exclude is not None and not isinstance(exclude, AddressSet):
+            raise ConstraintError(
+                f"tag {origin!r}: exclude is an AddressSet, such as AddressSet.span(first, last), not {exclude!r}"
+            )
         holes = list(self.holes)
         reach, filtered = self.reach, self.filtered
         if filter is not None and lowaddr is None:
@@ -282,3 +297,10 @@ def _wider(origin: str, name: str, wanted: str, held: str, holder: str) -> None:
         f"tag {origin!r}: {name} {wanted} is wider than its parent's {held}, set by tag {holder!r}. A child only "
         f"narrows: leave {name} out to inherit it, or pass clip=True if it states what the device can do on any bus"
     )
+
+
+def _whole_numbers(origin: str, **limits: object) -> None:
+    """ConstraintError for a limit that is no integer: the segmenter would refuse it in worse words, and later."""
+    for name, value in limits.items():
+        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+            raise ConstraintError(f"tag {origin!r}: {name} is a whole number, not {value!r}")

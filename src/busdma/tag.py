@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from busdma.addresses import AddressSet
 from busdma.buffers import as_buffer
-from busdma.constraints import Constraints
+from busdma.constraints import UNLIMITED, Constraints
 from busdma.errors import BusdmaError, ConstraintError, DriverError
 from busdma.explain import Explanation, explain
 from busdma.filters import FilterFunction
@@ -275,6 +275,11 @@ class Tag:
         bounce = next((m for m in self._chain if isinstance(m, Bounce)), None)
         if bounce is None:
             return self._chain
+        if limits.maxsize.value == UNLIMITED:
+            raise ConstraintError(
+                f"a reserved map of tag {self.path} would have to hold a buffer of any length: "
+                "derive a tag with a maxsize"
+            ).about(tag=self.path)
         pages = (limits.maxsize.value + page - 2) // page + 1
         if pages > bounce.zone.limit:
             raise ConstraintError(

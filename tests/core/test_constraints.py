@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -296,3 +297,16 @@ def test_the_summary_names_who_cut_first_and_only_once() -> None:
         "it reaches 0x0..0xdffff, 0xf0000..0xffffff: nothing above lowaddr 0xffffff (tag 'isa'), "
         "nothing in an excluded hole (tag 'data')"
     )
+
+
+@pytest.mark.parametrize("value", ["4", 2.0, True, b"1"])
+@pytest.mark.parametrize("name", ["alignment", "boundary", "lowaddr", "maxsize", "nsegments", "maxsegsz", "joint"])
+def test_a_limit_is_a_whole_number(name: str, value: Any) -> None:
+    with pytest.raises(ConstraintError, match=f"{name} is a whole number, not {re.escape(repr(value))}"):
+        Constraints.unlimited("root").narrow("device", **{name: value})
+
+
+def test_exclude_is_a_set_of_addresses() -> None:
+    pair: Any = (0, 1)
+    with pytest.raises(ConstraintError, match=r"exclude is an AddressSet.*not \(0, 1\)"):
+        Constraints.unlimited("root").narrow("device", exclude=pair)

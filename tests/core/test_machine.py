@@ -89,3 +89,19 @@ def test_devices_processes_and_the_end() -> None:
     machine.close()
     with pytest.raises(DriverError, match="is closed; open another"):
         machine.driver("aha0")
+
+
+def test_a_closed_machine_has_no_memory_and_runs_nothing() -> None:
+    machine = busdma.open("sim:pc-isa")
+    buffer, process = machine.allocate(100), machine.process("shell")
+    machine.close()
+    for use in (buffer.read, buffer.free, lambda: machine.allocate(1), lambda: process.allocate(1)):
+        with pytest.raises(busdma.BufferGone, match="sim:pc-isa was closed; open another"):
+            use()
+
+    async def nothing() -> None:
+        raise AssertionError
+
+    for ask in (lambda: machine.run(nothing), lambda: machine.process("other"), lambda: machine.driver("aha0")):
+        with pytest.raises(busdma.DriverError, match="is closed; open another"):
+            ask()

@@ -70,10 +70,12 @@ class Machine:
 
     def run(self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """Run a coroutine function as a driver context and return its result; for plain, synchronous code."""
+        self._open()
         return self.runtime.run(fn, *args)
 
     def process(self, name: str, *, pages: int = 4096) -> AddressSpace:
         """A new process with an address space of `pages` pages."""
+        self._open()
         old = self.processes.get(name)
         if old is not None and not old.destroyed:
             raise ConfigurationError(f"there is a process {name!r} already: give the new one another name")
@@ -139,7 +141,7 @@ class Machine:
     def close(self) -> None:
         """Switch off: devices stop, images are written out. A second time does nothing.
 
-        What is still loaded is forgotten with the machine's memory; `leaks` lists it before.
+        Buffers are gone, and what is still loaded is forgotten with the machine's memory; `leaks` lists it before.
         """
         if self.closed:
             return
@@ -149,6 +151,8 @@ class Machine:
                 map.cancel_load()
         while self._at_close:
             self._at_close.pop()()
+        for space in (self.kernel, *self.processes.values()):
+            space.forget(f"{self.spec} was closed; open another")
 
     def __enter__(self) -> Self:
         return self

@@ -149,6 +149,14 @@ class AddressSpace:
             for allocation in tuple(self._live.values()):
                 self._release(allocation, self._gone)
 
+    def forget(self, reason: str) -> None:
+        """The machine is off, and its memory: every buffer is gone, loaded or not, and there will be no other."""
+        with self._lock:
+            self._gone = self._gone or reason
+            for allocation in tuple(self._live.values()):
+                allocation.end(reason)
+            self._live.clear()
+
     def statistics(self) -> SpaceStatistics:
         """Pages and allocations, now."""
         with self._lock:
