@@ -43,8 +43,8 @@ def place(
             outcome = mechanism.place(segmenter, buffer, answer)
         except ResourceShortage as error:
             raise ResourceShortage(f"cannot load {buffer.describe()} into {map}: {error}", error.reason) from None
-        if not isinstance(outcome, (Unreachable, Shortage)):
-            return outcome
+        if outcome is None:
+            return mechanism
         if isinstance(outcome, Unreachable):
             refusals.append(outcome)
         else:

@@ -111,7 +111,11 @@ class Map(LoadFaces):
             if answer != UNREACHABLE or length > self._maxsize or readonly or buffer.host is not None:
                 self._check(buffer, direction)  # mapped pages of the machine are neither empty nor gone
             if answer < 1:
-                outcome = self._place(buffer, answer)
+                try:
+                    outcome = place(self._segmenter, buffer, self._chain, answer, self)
+                except BusdmaError as error:
+                    self._blame(error, buffer)
+                    raise
                 if isinstance(outcome, Shortage):
                     return outcome
                 self._holder = outcome
@@ -128,13 +132,6 @@ class Map(LoadFaces):
             for hook in self._hooks:
                 hook.loaded(self)
         return None
-
-    def _place(self, buffer: Buffer, answer: int) -> Holder | Shortage:
-        try:
-            return place(self._segmenter, buffer, self._chain, answer, self)
-        except BusdmaError as error:
-            self._blame(error, buffer)
-            raise
 
     def _check(self, buffer: Buffer, direction: Direction) -> None:
         """Everything about a buffer that is not a matter of where it lies."""

@@ -94,7 +94,7 @@ class PoolQueue:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self._waiting: list[Requisition] = []
+        self.line: list[Requisition] = []  #: who waits, in order
         self._serving = False
         self._again = False
 
@@ -115,7 +115,7 @@ class PoolQueue:
         """Queue for all of `needs`; the requisition's waiter is woken with the grant, or with an error as its value."""
         requisition = Requisition(self, tuple(needs), owner, stays)
         with self.lock:
-            self._waiting.append(requisition)
+            self.line.append(requisition)
             for need in requisition.needs:
                 need.pool.waiting += 1
             self.serve()
@@ -123,7 +123,7 @@ class PoolQueue:
 
     def serve(self) -> None:
         """Grant what can be granted now, in order. Called whenever something came back."""
-        if not self._waiting:
+        if not self.line:
             return
         with self.lock:
             if self._serving:
@@ -144,7 +144,7 @@ class PoolQueue:
     def withdraw(self, requisition: Requisition) -> None:
         """See `Requisition.withdraw`."""
         with self.lock:
-            if requisition in self._waiting:
+            if requisition in self.line:
                 requisition.waiter.cancel()
                 self._remove(requisition)
             elif _granted(requisition) and not requisition.stays and not requisition.withdrawn:
@@ -156,12 +156,12 @@ class PoolQueue:
     def waiters(self) -> list[str]:
         """Who waits, in order."""
         with self.lock:
-            return [requisition.owner for requisition in self._waiting]
+            return [requisition.owner for requisition in self.line]
 
     def enter(self, requisition: Requisition) -> bool:
         """This thread helps itself at the place of `requisition`, which stays. False: it has left the queue."""
         with self.lock:
-            if requisition not in self._waiting:
+            if requisition not in self.line:
                 return False
             requisition.thread = threading.get_ident()
             return True
@@ -169,12 +169,12 @@ class PoolQueue:
     def _at_turn(self, pool: Pool) -> bool:
         """Does this thread help itself now, at a place that waits for `pool`?"""
         me = threading.get_ident()
-        return any(r.thread == me and any(need.pool is pool for need in r.needs) for r in self._waiting)
+        return any(r.thread == me and any(need.pool is pool for need in r.needs) for r in self.line)
 
     def _serve_one(self) -> bool:
         """One pass in order; True if the queue changed, so that another pass may grant more."""
         blocked: set[int] = set()
-        for requisition in list(self._waiting):
+        for requisition in list(self.line):
             pools = {id(need.pool) for need in requisition.needs}
             if pools & blocked or requisition.waiter.state == WOKEN:
                 blocked |= pools
@@ -196,7 +196,7 @@ class PoolQueue:
         return False
 
     def _remove(self, requisition: Requisition) -> None:
-        self._waiting.remove(requisition)
+        self.line.remove(requisition)
         for need in requisition.needs:
             need.pool.waiting -= 1
 

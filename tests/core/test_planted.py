@@ -50,11 +50,11 @@ def serve_begins_with_the_last(patch: pytest.MonkeyPatch) -> None:
     real = PoolQueue._serve_one
 
     def serve_one(self: PoolQueue) -> bool:
-        self._waiting.reverse()
+        self.line.reverse()
         try:
             return real(self)
         finally:
-            self._waiting.reverse()
+            self.line.reverse()
 
     patch.setattr(PoolQueue, "_serve_one", serve_one)
 
@@ -63,14 +63,14 @@ def serve_skips_a_head_that_does_not_fit(patch: pytest.MonkeyPatch) -> None:
     real = PoolQueue._serve_one
 
     def serve_one(self: PoolQueue) -> bool:
-        whole = self._waiting
+        whole = self.line
         for at in range(len(whole)):
-            self._waiting = whole[at:]
+            self.line = whole[at:]
             try:
                 if real(self):
                     return True
             finally:
-                self._waiting = whole[:at] + self._waiting
+                self.line = whole[:at] + self.line
         return False
 
     patch.setattr(PoolQueue, "_serve_one", serve_one)
@@ -88,7 +88,7 @@ def a_grant_that_nobody_took_is_lost(patch: pytest.MonkeyPatch) -> None:
     real = PoolQueue.withdraw
 
     def withdraw(self: PoolQueue, requisition: Requisition) -> None:
-        if requisition in self._waiting:
+        if requisition in self.line:
             real(self, requisition)
 
     patch.setattr(PoolQueue, "withdraw", withdraw)
@@ -173,7 +173,7 @@ def take_grants_in_part(patch: pytest.MonkeyPatch) -> None:
         if not pages or not self.ready(pages):
             return False
         segmenter.take(self.slots, pages)
-        self.took(pages)
+        self.free -= pages
         return True
 
     patch.setattr(Zone, "take", take)
@@ -226,9 +226,9 @@ def a_turn_does_not_keep_its_place(patch: pytest.MonkeyPatch) -> None:
 
     def serve_one(self: PoolQueue) -> bool:
         changed = real(self)
-        for requisition in [r for r in self._waiting if r.waiter.state == "woken" and r.thread is None]:
-            self._waiting.remove(requisition)
-            self._waiting.append(requisition)
+        for requisition in [r for r in self.line if r.waiter.state == "woken" and r.thread is None]:
+            self.line.remove(requisition)
+            self.line.append(requisition)
             requisition.thread = 0
             changed = True
         return changed

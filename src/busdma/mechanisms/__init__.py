@@ -1,7 +1,7 @@
 """How a page gets a bus address. Small interfaces; a tag has a chain of mechanisms, asked in order.
 
-A mechanism answers with its `Holder` (placed: the segmenter has the segments, the holder has what unload must give
-back), a `Shortage` (of which pools, how much) or `Unreachable` (why). The first placement wins; otherwise the first
+A mechanism answers None (placed: the segmenter has the segments, and the mechanism is what unload gives back to), a
+`Shortage` (of which pools, how much) or `Unreachable` (why). The first placement wins; otherwise the first
 shortage is waited for; otherwise the load fails with every reason.
 """
 
@@ -19,10 +19,10 @@ from busdma.segments import Segmenter
 class Holder(Protocol):
     """What holds resources for a loaded map: sync and unload go through it. What is held is held by the segmenter."""
 
-    def copy_out(self, segmenter: Segmenter, offset: int, length: int) -> None:
+    def copy_out(self, segmenter: Segmenter, offset: int, length: int) -> object:
         """What PREREAD and PREWRITE must do."""
 
-    def copy_in(self, segmenter: Segmenter, offset: int, length: int) -> None:
+    def copy_in(self, segmenter: Segmenter, offset: int, length: int) -> object:
         """What POSTREAD must do."""
 
     def release(self, segmenter: Segmenter) -> None:
@@ -61,7 +61,7 @@ class Unreachable:
         self.too_many_segments = too_many_segments
 
 
-class Mechanism(Protocol):
+class Mechanism(Holder, Protocol):
     """One way to bus addresses. It knows a tag and no map."""
 
     name: str
@@ -72,5 +72,5 @@ class Mechanism(Protocol):
     def retire(self, segmenter: Segmenter) -> None:
         """The map is gone; what its segmenter counted is kept."""
 
-    def place(self, segmenter: Segmenter, buffer: Buffer, answer: int) -> Holder | Shortage | Unreachable:
-        """Place the buffer without waiting. `answer` is what ``segmenter.load`` said when it could not."""
+    def place(self, segmenter: Segmenter, buffer: Buffer, answer: int) -> Shortage | Unreachable | None:
+        """Place the buffer without waiting: None. `answer` is what ``segmenter.load`` said when it could not."""

@@ -56,10 +56,11 @@ class Bounce:
         self.zone = zone
         self._constraints = constraints
         self._page = page_size
+        self._lock = zone.queue.lock
         self._nsegments = constraints.nsegments.value
         self._particular = constraints.alignment.value > page_size or constraints.joint.value > 1
 
-    def place(self, segmenter: Segmenter, buffer: Buffer, answer: int) -> Bounce | Shortage | Unreachable:
+    def place(self, segmenter: Segmenter, buffer: Buffer, answer: int) -> Shortage | Unreachable | None:
         """Bounce what ``segmenter.load`` found out of reach, or join what has too many segments."""
         run: Run | None = None
         pages = segmenter.needed
@@ -72,11 +73,16 @@ class Bounce:
             if not run.pages:
                 run = None  # single pages will do
         zone = self.zone
-        with zone.queue.lock:
+        with self._lock:
             if run is None and zone.free >= pages and not zone.waiting:
-                self._attach(segmenter, buffer, None)  # takes the pages itself
-                zone.took(pages)
-                return self
+                if buffer.host is not None:
+                    self._attach(segmenter, buffer, None)
+                else:
+                    answer = segmenter.place(buffer.frames, buffer.start, buffer.length, zone.slots)
+                    if answer < 1:
+                        raise _failure(answer, buffer)
+                zone.free -= pages  # the segmenter took them itself
+                return None
             if pages > zone.limit:
                 zone.counts["refused"] += 1
                 return Unreachable(self.name, lambda _: self._too_many(pages))
@@ -87,7 +93,7 @@ class Bounce:
                 except BaseException:  # a buffer that is not what its protocol says
                     self.release(segmenter)
                     raise
-                return self
+                return None
         return Shortage(self, (need,))
 
     def _needs_run(self, buffer: Buffer) -> bool:
@@ -116,23 +122,19 @@ class Bounce:
         with self.zone.queue.lock:
             self._attach(segmenter, buffer, cast(BounceNeed, needs[0]).run)
 
-    def copy_out(self, segmenter: Segmenter, offset: int, length: int) -> None:
-        """Client to bounce pages."""
-        segmenter.copy_out(offset, length)
-
-    def copy_in(self, segmenter: Segmenter, offset: int, length: int) -> None:
-        """Bounce pages to client."""
-        segmenter.copy_in(offset, length)
+    copy_out = staticmethod(Segmenter.copy_out)  #: client to bounce pages
+    copy_in = staticmethod(Segmenter.copy_in)  #: bounce pages to client
 
     def release(self, segmenter: Segmenter) -> None:
         """Pages back to the zone, and on to whoever waits."""
         if segmenter.foreign:  # let go of the host's memory
             segmenter.foreign = False
             segmenter.client = segmenter.target = segmenter.ram
-        queue = self.zone.queue
-        with queue.lock:
-            self.zone.give(segmenter)
-            queue.serve()  # of every pool: an idle page here may be the memory that another zone needs to grow
+        zone = self.zone
+        with self._lock:
+            zone.give(segmenter)
+            if zone.queue.line:
+                zone.queue.serve()  # of every pool: an idle page here may be the memory that another zone needs to grow
 
     def quarantine(self, segmenter: Segmenter, entering: bool) -> None:
         """Count the pages that nobody may have until the device is idle."""
@@ -152,10 +154,8 @@ class Bounce:
         else:
             where = (run.first, run.pages, run.lead)
             answer = segmenter.place(buffer.frames, buffer.start, buffer.length, self.zone.slots, *where)
-        if answer == NOT_MAPPED:
-            raise BufferGone(f"cannot load {buffer.describe()}: it was released meanwhile; keep it until the unload")
         if answer < 1:
-            raise AssertionError("a bounce plan came out with too many segments")
+            raise _failure(answer, buffer)
 
     def _crowded(self, segmenter: Segmenter) -> str:
         limit = self._constraints.nsegments
@@ -169,3 +169,9 @@ class Bounce:
             f"{pages} bounce pages needed and {self.zone.name} may hold {self.zone.limit}: raise the zone's limit "
             "(the machine's option bounce), or split the transfer"
         )
+
+
+def _failure(answer: int, buffer: Buffer) -> Exception:
+    if answer == NOT_MAPPED:
+        return BufferGone(f"cannot load {buffer.describe()}: it was released meanwhile; keep it until the unload")
+    return AssertionError("a bounce plan came out with too many segments")

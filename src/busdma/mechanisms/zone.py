@@ -98,11 +98,15 @@ class Zone:
         if not self.ready(pages):
             return False
         segmenter.take(self.slots, pages)
-        self.took(pages)
+        self.free -= pages
         return True
 
     def give(self, segmenter: Segmenter) -> None:
         """Take back all that `segmenter` holds."""
+        active = self.capacity - self.free  # never more than just before somebody gives back
+        if active > self._busiest:
+            self._busiest = active
+            self.counts["peak_active"] = max(self.counts["peak_active"], active)
         self.free += segmenter.release(self.slots)
         self._releases += 1
         if self._releases >= REVIEW and self._whole is None:
@@ -150,7 +154,7 @@ class Zone:
         segmenter.take(self.slots, run.before)
         segmenter.hold(self.slots, found)
         segmenter.take(self.slots, run.after)
-        self.took(run.before + run.pages + run.after)
+        self.free -= run.before + run.pages + run.after
         return True
 
     def _find(self, run: Run) -> Sequence[int] | None:
@@ -273,6 +277,7 @@ class Zone:
             for segmenter in self._segmenters:
                 for what, amount in _counted(segmenter).items():
                     totals[what] += amount
+        totals["peak_active"] = max(totals["peak_active"], self.active)
         return {
             "limit": self.limit,
             "pages": self.capacity,
@@ -282,15 +287,6 @@ class Zone:
             "waiting": self.waiting,
             **totals,
         }
-
-    def took(self, pages: int) -> None:
-        """Account for `pages` slots that a segmenter has just taken."""
-        self.free -= pages
-        active = self.capacity - self.free
-        if active > self._busiest:
-            self._busiest = active
-            if active > self.counts["peak_active"]:
-                self.counts["peak_active"] = active
 
     def _grow(self, pages: int) -> bool:
         """`pages` more pages at least, or none."""
