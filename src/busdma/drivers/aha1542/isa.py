@@ -23,5 +23,6 @@ def attach(attachment: Attachment) -> Aha1542:
         nsegments=layout.SEGMENTS_MOST,
         maxsegsz=0xFFFFFF,
         maxsize=MAX_TRANSFER,
+        clip=True,
     )
     return Aha1542(attachment, tag, maxio=MAX_TRANSFER)
