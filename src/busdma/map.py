@@ -135,26 +135,24 @@ class Map(LoadFaces):
 
     def _check(self, buffer: Buffer, direction: Direction) -> None:
         """Everything about a buffer that is not a matter of where it lies."""
-        error: DriverError | None = None
         limit = self.tag.constraints.maxsize
-        load = f"cannot load {buffer.describe()} into {self.describe()}"
+        kind: type[DriverError] = DriverError
         if buffer.length > limit.value:
-            error = BufferTooLong(
-                f"{load}: longer than maxsize {limit.value}, set by tag {limit.origin!r}; split the transfer"
-            )
+            kind = BufferTooLong
+            why = f": longer than maxsize {limit.value}, set by tag {limit.origin!r}; split the transfer"
         elif buffer.length < 1:
-            error = DriverError(f"{load}: it is empty; there is nothing to transfer")
+            why = ": it is empty; there is nothing to transfer"
         elif gone := getattr(buffer, "gone", ""):
-            error = BufferGone(f"{load}: {gone}; allocate another")
+            kind = BufferGone
+            why = f": {gone}; allocate another"
         elif buffer.readonly and direction is not Direction.TO_DEVICE:
-            error = DriverError(
-                f"{load} {direction.label}: it is read-only; load it with Direction.TO_DEVICE, or give a writable "
-                "buffer"
-            )
-        if error is not None:
-            self._segmenter.count = 0  # it may lie well
-            self._blame(error, buffer)
-            raise error
+            why = f" {direction.label}: it is read-only; load it with Direction.TO_DEVICE, or give a writable buffer"
+        else:
+            return
+        self._segmenter.count = 0  # it may lie well
+        error = kind(f"cannot load {buffer.describe()} into {self.describe()}{why}")
+        self._blame(error, buffer)
+        raise error
 
     def _refuse(self, shortage: Shortage, buffer: object) -> ResourceShortage:
         self.tag._refused(shortage.needs)
