@@ -67,9 +67,8 @@ def explain(tag: Tag, buffer: Buffer) -> Explanation:
     answer = segmenter.load(buffer.frames, buffer.start, buffer.length)
     crowded = answer == TOO_MANY or (
         answer == UNREACHABLE
-        and (
-            segmenter.wanted > limits.nsegments.value or limits.alignment.value > page or shifted(buffer, limits, page)
-        )
+        and bounce is not None
+        and (segmenter.wanted > limits.nsegments.value or bounce.moves_as_one(buffer))
     )
     run = plan_run(buffer, limits, page) if crowded else None
     fates: list[PageFate] = []

@@ -137,3 +137,10 @@ class Rig:
         """Close the disks."""
         for disk in self.disks:
             disk.close()
+
+
+async def pause(runtime: Runtime, time: int) -> None:
+    """Let `time` ns pass."""
+    waiter = Waiter("a pause")
+    runtime.call_at(runtime.now() + time, waiter.wake)
+    await runtime.park(waiter)

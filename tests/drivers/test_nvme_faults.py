@@ -17,8 +17,8 @@ from busdma.runtime import NAMES, by_name
 from busdma.sim.nvme import FailsWith, FatalStatus, NeverCompletes
 from busdma.sim.nvme_flash import MediaError
 from busdma.sim.nvme_queue import Command, Status
-from busdma.waiting import Runtime, Task, Waiter
-from drivers.nvme_rig import Rig
+from busdma.waiting import Task
+from drivers.nvme_rig import Rig, pause
 
 SECOND = 1_000_000_000
 
@@ -35,12 +35,6 @@ def two() -> Iterator[Rig]:
     rig = Rig(by_name("virtual"), namespaces=2, bounce=33)
     yield rig
     rig.close()
-
-
-async def pause(runtime: Runtime, time: int) -> None:
-    waiter = Waiter("a pause")
-    runtime.call_at(runtime.now() + time, waiter.wake)
-    await runtime.park(waiter)
 
 
 def test_an_unreadable_block_says_so(rig: Rig) -> None:

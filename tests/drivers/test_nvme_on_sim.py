@@ -17,8 +17,7 @@ from busdma.errors import BufferGone, ConfigurationError, DeviceFault, DriverErr
 from busdma.runtime import NAMES, by_name
 from busdma.sim.nvme import FatalStatus, NeverCompletes
 from busdma.sync import Direction
-from busdma.waiting import Runtime, Waiter
-from drivers.nvme_rig import BLOCKS, Rig
+from drivers.nvme_rig import BLOCKS, Rig, pause
 
 SECOND = 1_000_000_000
 IN, OUT = Direction.FROM_DEVICE, Direction.TO_DEVICE
@@ -36,12 +35,6 @@ def two() -> Iterator[Rig]:
     rig = Rig(by_name("virtual"), namespaces=2, bounce=33)
     yield rig
     rig.close()
-
-
-async def pause(runtime: Runtime, time: int) -> None:
-    waiter = Waiter("a pause")
-    runtime.call_at(runtime.now() + time, waiter.wake)
-    await runtime.park(waiter)
 
 
 # -- data -------------------------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ class Bounce:
         run: Run | None = None
         pages = segmenter.needed
         crowded = answer == TOO_MANY or segmenter.wanted > self._nsegments
-        if crowded or (self._particular and self._needs_run(buffer)):
+        if crowded or (self._particular and self.moves_as_one(buffer)):
             run = plan_run(buffer, self._constraints, self._page)
             if run is None:
                 return Unreachable(self.name, self._crowded, too_many_segments=True)
@@ -96,7 +96,7 @@ class Bounce:
                 return None
         return Shortage(self, (need,))
 
-    def _needs_run(self, buffer: Buffer) -> bool:
+    def moves_as_one(self, buffer: Buffer) -> bool:
         """Would single pages be misaligned, or joined where they may not be?"""
         limits = self._constraints
         return limits.alignment.value > self._page or shifted(buffer, limits, self._page)
