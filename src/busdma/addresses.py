@@ -116,6 +116,10 @@ class AddressSet:
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return iter(self.intervals)
 
+    def shifted(self, by: int) -> AddressSet:
+        """Every address `by` higher, or lower. ValueError if one would leave the 64-bit space."""
+        return AddressSet((lo + by, hi + by) for lo, hi in self.intervals) if by else self
+
     def size(self) -> int:
         """How many addresses the set holds."""
         return sum(hi - lo + 1 for lo, hi in self.intervals)

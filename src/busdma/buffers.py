@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Protocol, cast, overload, runtime_checkable
 
 from busdma.errors import BufferGone, DriverError
-from busdma.segments import FOREIGN, Frames
+from busdma.segments import ABSENT, FOREIGN, Frames
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
@@ -66,17 +66,32 @@ class Space(Protocol):
     def free(self, buffer: LinearBuffer) -> None:
         """Release an allocation."""
 
+    def page_in(self, start: int, length: int) -> int:
+        """Give frames to the pages of [start, start + length), counted as `Buffer.start`, that were paged out."""
+
 
 class Allocation:
     """One allocation of a space, shared by every view of it: they die together."""
 
-    __slots__ = ("frames", "gone", "length", "space", "start")
+    __slots__ = ("frames", "gone", "length", "memory", "readonly", "space", "start", "wired")
 
-    def __init__(self, space: Space, start: int, length: int) -> None:
+    def __init__(
+        self,
+        space: Space,
+        start: int,
+        length: int,
+        *,
+        readonly: bool = False,
+        wired: bool = False,
+        memory: memoryview | None = None,
+    ) -> None:
         self.space = space
         self.frames = space.frames
         self.start = start
         self.length = length
+        self.readonly = readonly
+        self.wired = wired  #: its pages keep their frames
+        self.memory = space.memory if memory is None else memory  #: all RAM, as this allocation sees it
         self.gone = ""  #: why it is no more
 
     def end(self, reason: str) -> None:
@@ -88,18 +103,19 @@ class Allocation:
 class LinearBuffer:
     """A range of an address space's virtual memory, or a view of one. Reads and writes go as the CPU's do.
 
-    ``len()``, views ``buffer[a:b]``, bytes ``buffer[i]``. Access raises BufferGone once the allocation was released.
+    ``len()``, views ``buffer[a:b]``, bytes ``buffer[i]``. Access raises BufferGone once the allocation was released,
+    and ResourceShortage if a page of a process was paged out and no frame is free for it.
     """
 
-    __slots__ = ("_allocation", "length", "start")
+    __slots__ = ("_allocation", "length", "readonly", "start")
 
     host: memoryview | None = None
-    readonly: bool = False
 
     def __init__(self, allocation: Allocation, start: int, length: int) -> None:
         self._allocation = allocation
         self.start: Final = start
         self.length: Final = length
+        self.readonly: Final = allocation.readonly  #: mapped without the right to write it
 
     @property
     def frames(self) -> Frames:
@@ -120,6 +136,11 @@ class LinearBuffer:
     def gone(self) -> str:
         """Why the buffer can no longer be used; empty while it can."""
         return self._allocation.gone
+
+    @property
+    def uncached(self) -> bool:
+        """True if the CPU sees it past its caches."""
+        return self._allocation.memory is not self._allocation.space.memory
 
     @property
     def owner(self) -> str:
@@ -150,7 +171,8 @@ class LinearBuffer:
         return b"".join(self._pieces(offset, self.length - offset if length is None else length))
 
     def write(self, data: BytesLike, offset: int = 0) -> None:
-        """Copy `data` in at `offset`. DriverError if it does not fit; nothing is written then."""
+        """Copy `data` in at `offset`. DriverError if it does not fit or may not be written; nothing is written then."""
+        self._check_writable()
         source = memoryview(data).cast("B")
         at = 0
         for piece in self._pieces(offset, len(source)):
@@ -158,7 +180,8 @@ class LinearBuffer:
             at += len(piece)
 
     def fill(self, byte: int) -> None:
-        """Set every byte to `byte`."""
+        """Set every byte to `byte`. DriverError if it may not be written."""
+        self._check_writable()
         for piece in self._pieces(0, self.length):
             piece[:] = bytes((byte,)) * len(piece)
 
@@ -170,6 +193,10 @@ class LinearBuffer:
         """For example ``kernel buffer 0x00012345, 65536 bytes``."""
         return f"{self.owner} buffer {self.address:#010x}, {self.length} bytes"
 
+    def _check_writable(self) -> None:
+        if self.readonly:
+            raise DriverError(f"{self.describe()} is mapped read-only: map it with writable=True to write it")
+
     def _pieces(self, offset: int, length: int) -> Iterator[memoryview]:
         """The memory of [offset, offset + length), page by page, once all of it was checked."""
         if self._allocation.gone:
@@ -179,10 +206,12 @@ class LinearBuffer:
 
     def _walk(self, at: int, length: int) -> Iterator[memoryview]:
         space = self._allocation.space
-        table, size, memory, base = space.page_table, space.page_size, space.memory, space.memory_base
+        table, size, memory, base = space.page_table, space.page_size, self._allocation.memory, space.memory_base
         while length > 0:
             page, within = divmod(at, size)
             count = min(size - within, length)
+            if table[page] == ABSENT:
+                space.page_in(at, count)
             here = table[page] - base + within
             yield memory[here : here + count]
             at += count

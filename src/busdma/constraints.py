@@ -9,12 +9,14 @@ Source: Gibbs, tech-kern 10 June 1998, part 2; bus_dma(9), bus_dma_tag_create.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from busdma.addresses import MAX_ADDRESS, AddressSet
 from busdma.errors import ConstraintError
 from busdma.filters import Filter, FilteredAreas, FilterFunction
+from busdma.paths import Window
 
 UNLIMITED: Final = MAX_ADDRESS  #: of maxsize, nsegments and maxsegsz
 NO_BOUNDARY: Final = 0
@@ -142,7 +144,7 @@ class Constraints:
         for hole in holes[len(self.holes) :]:
             reach = reach - hole.addresses
             filtered = filtered.without(hole.addresses)
-        if not reach:
+        if not reach and not filtered:
             raise ConstraintError(
                 f"tag {origin!r}: no address is left that it can reach; check lowaddr, highaddr and exclude"
             )
@@ -162,6 +164,48 @@ class Constraints:
         if not child.subset_of(self):
             raise AssertionError(f"tag {origin!r} came out wider than its parent")
         return child
+
+    def moved(self, span: AddressSet, by: int) -> Constraints:
+        """What lies in `span`, seen `by` higher: the same limits in the addresses of another bus, or of memory."""
+        return replace(
+            self,
+            reach=(self.reach & span).shifted(by),
+            holes=tuple(
+                replace(hole, addresses=seen.shifted(by)) for hole in self.holes if (seen := hole.addresses & span)
+            ),
+            filtered=self.filtered.moved(span, by),
+        )
+
+    def behind(self, origin: str, windows: Sequence[Window]) -> Constraints:
+        """The constraints of the bus behind a bridge that forwards `windows` of it, and nothing else.
+
+        ConstraintError if none of what it forwards can be reached, or two windows are in one place.
+        """
+        reach, holes, filtered = AddressSet(), list[Hole](), FilteredAreas()
+        for at, window in enumerate(windows):
+            for other in windows[:at]:
+                if both := window.near & other.near:
+                    raise ConstraintError(
+                        f"tag {origin!r}: two windows of its bridge forward {both}: give each address to one of them"
+                    )
+            if window.pool is None:
+                seen = self.moved(window.far, window.shift)
+                holes += seen.holes
+                filtered = FilteredAreas(filtered.areas + seen.filtered.areas)
+                reach = reach | seen.reach
+            else:
+                reach = reach | window.near
+        beyond = AddressSet.everything()
+        for window in windows:
+            beyond = beyond - window.near
+        if beyond:
+            holes.append(Hole(beyond, origin, "outside the windows of the bridge"))
+        if not reach and not filtered:
+            raise ConstraintError(
+                f"tag {origin!r}: nothing that its bridge forwards can be reached; check the bases, sizes and targets "
+                "of its windows"
+            )
+        return replace(self, reach=reach, holes=tuple(holes), filtered=filtered, origin=origin)
 
     def subset_of(self, parent: Constraints) -> bool:
         """True if whatever satisfies these constraints satisfies `parent`."""

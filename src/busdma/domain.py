@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from busdma.addresses import AddressSet
-from busdma.buffers import Buffer, LinearBuffer
+from busdma.buffers import Buffer
 from busdma.constraints import Constraints
 from busdma.instrument import Instrument
 from busdma.lifecycle import State
+from busdma.lists import linear_parts
 from busdma.machine.frames import FrameAllocator
+from busdma.mechanisms.coherence import Coherence
 from busdma.mechanisms.zone import DEFAULT_LIMIT, Zone
 from busdma.pool import PoolQueue
 from busdma.waiting import Runtime
 
 if TYPE_CHECKING:
+    from busdma.errors import DriverError
     from busdma.map import Map
+    from busdma.memory import DmaMemory
     from busdma.tag import Tag
 
 
@@ -24,7 +28,8 @@ class DmaDomain:
     """One machine's side of every tag. `memory` is all RAM; its first byte has the physical address ``frames.base``.
 
     `bounce_limit`: pages that each bounce zone may grow to. `barrier`: what orders the CPU's accesses to memory before
-    the device's, where the machine needs it.
+    the device's, where the machine needs it. `cache`: who keeps the CPU's copy of memory and the device's apart until a
+    sync, on a machine where DMA does not see the caches; `uncached`: all of RAM past them, if the machine has that too.
     """
 
     def __init__(
@@ -35,7 +40,11 @@ class DmaDomain:
         *,
         bounce_limit: int = DEFAULT_LIMIT,
         barrier: Callable[[], None] | None = None,
+        cache: Coherence | None = None,
+        uncached: memoryview | None = None,
     ) -> None:
+        self.cache = cache
+        self.uncached = uncached
         self.memory = memory
         self.base = frames.base
         self.frames = frames
@@ -73,7 +82,8 @@ class DmaDomain:
             suited = [zone for zone in self._zones if zone.serves(within) and zone.slots.entries >= limit]
             if suited:
                 return max(suited, key=lambda zone: zone.reach.size())
-            zone = Zone(f"bounce zone {len(self._zones)}", self.queue, self.frames, within, limit)
+            name = f"bounce zone {len(self._zones)}"
+            zone = Zone(name, self.queue, self.frames, within, limit, fresh=self._past_caches)
             self._zones.append(zone)
             return zone
 
@@ -84,25 +94,38 @@ class DmaDomain:
 
     def maps(self) -> Iterator[Map]:
         """Every map of every tag."""
-        tags = list(self._roots)
-        while tags:
-            tag = tags.pop()
+        for tag in self.tags():
             yield from tag.maps
+
+    def tags(self) -> Iterator[Tag]:
+        """Every tag there is, parents first."""
+        tags = list(self._roots)
+        for tag in tags:
+            yield tag
             tags.extend(tag.children)
 
-    def in_use(self, buffer: LinearBuffer) -> str | None:
-        """Which map has, or waits to have, part of `buffer` loaded; None if none has."""
+    def dma_memory(self) -> Iterator[DmaMemory]:
+        """All DMA-safe memory that was allocated and not freed."""
+        for tag in self.tags():
+            yield from tag.memory
+
+    def refused(self, error: DriverError, map: Map | None = None) -> None:
+        """A call is about to raise `error`: tell the instruments."""
+        for hook in self.instruments:
+            hook.refused(map, error)
+
+    def in_use(self, buffer: Buffer, besides: Map | None = None) -> str | None:
+        """Which map, `besides` one, has or waits to have part of `buffer` loaded; None if none has."""
         for map in self.maps():
-            if map.state in (State.IDLE, State.DESTROYED):
+            if map is besides or map.state in (State.IDLE, State.DESTROYED):
                 continue
-            loaded: Buffer | None = map.buffer
-            if (
-                isinstance(loaded, LinearBuffer)
-                and loaded.frames is buffer.frames
-                and loaded.start < buffer.start + buffer.length
-                and buffer.start < loaded.start + loaded.length
-            ):
-                return f"{map.describe()} ({map.state.name.lower()})"
+            for part in _parts(map.buffer):
+                if (
+                    part.frames is buffer.frames
+                    and part.start < buffer.start + buffer.length
+                    and buffer.start < part.start + part.length
+                ):
+                    return f"{map.describe()} ({map.state.name.lower()})"
         return None
 
     def leaks(self) -> list[str]:
@@ -116,3 +139,14 @@ class DmaDomain:
             "waiting": self.queue.waiters(),
             "frames": self.frames.statistics(),
         }
+
+    def _past_caches(self, frames: Iterable[int]) -> None:
+        """From here on the CPU uses these page frames uncached: no line of an earlier owner may come down on them."""
+        if self.cache is not None and self.uncached is not None:
+            for frame in frames:
+                self.cache.to_device(frame, self.page_size)
+
+
+def _parts(loaded: Buffer | None) -> list[Buffer]:
+    """What of a loaded buffer lies in page tables of the machine."""
+    return [] if loaded is None else [part for part in linear_parts(loaded) if part.host is None]

@@ -25,6 +25,11 @@ class Filter:
     avoids: FilterFunction
     origin: str
 
+    def moved(self, by: int) -> Filter:
+        """The same filter, asked about addresses that are `by` higher."""
+        avoids = self.avoids
+        return Filter(lambda first, last: avoids(first - by, last - by), self.origin) if by else self
+
 
 @dataclass(frozen=True, slots=True)
 class FilteredAreas:
@@ -44,6 +49,12 @@ class FilteredAreas:
         inside = [(area & window, (*filters, new)) for area, filters in self.areas]
         outside = [(area - window, filters) for area, filters in self.areas]
         return _areas([*inside, *outside, (moved, (new,))])
+
+    def moved(self, span: AddressSet, by: int) -> FilteredAreas:
+        """What lies in `span`, seen `by` higher; the functions are still asked about the addresses of their own bus."""
+        return _areas(
+            ((area & span).shifted(by), tuple(filter.moved(by) for filter in filters)) for area, filters in self.areas
+        )
 
     def objector(self, lo: int, hi: int) -> Filter | None:
         """The first filter that objects to [lo, hi], which must lie in one area; None if none does."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import Final, cast
 
 from busdma.errors import ConfigurationError
 from busdma.machine.machine import Machine
-from busdma.machine.spec import parse
+from busdma.machine.spec import parse, with_option
 from busdma.runtime import by_name
 from busdma.waiting import Runtime
 
@@ -22,7 +23,9 @@ class Entry:
     module: str  #: has ``open_machine(spec, runtime, options) -> Machine``
     what: str
     buses: tuple[str, ...]
-    drivers: tuple[str, ...]
+    drivers: tuple[str, ...]  #: through whose devices data goes and comes back
+    others: tuple[str, ...] = ()  #: of devices that only bring something in: no file can go through them
+    variants: tuple[str, ...] = ()  #: options that make of it a machine of another kind, such as ``iommu=on``
 
     def why_not(self) -> str:
         """Why this host cannot open the machine; "" if it can."""
@@ -36,9 +39,9 @@ class Entry:
 MACHINES: Final[Mapping[str, Entry]] = {
     "sim:pc-isa": Entry(
         "busdma.sim.pc_isa",
-        "simulated PC of 1998: 32 MiB, three AHA-1542s on ISA, which reaches 16 MiB",
+        "simulated PC of 1998: 32 MiB, three AHA-1542s and a DES card on ISA, which reaches 16 MiB",
         ("isa",),
-        ("aha1542",),
+        ("aha1542", "des"),
     ),
     "sim:pc-vlb": Entry(
         "busdma.sim.pc_vlb",
@@ -46,20 +49,80 @@ MACHINES: Final[Mapping[str, Entry]] = {
         ("vlb",),
         ("bt",),
     ),
+    "sim:alpha": Entry(
+        "busdma.sim.alpha",
+        "simulated AlphaStation of 1996: 1.5 GiB behind a window and a scatter-gather map, PCI and ISA",
+        ("pci", "isa"),
+        ("ncr53c9x", "aha1542", "pcnet", "des"),
+    ),
+    "sim:sparc": Entry(
+        "busdma.sim.sparc",
+        "simulated SPARCstation of 1993: 64 MiB, all DMA is DVMA through an IOMMU, a 53C9x on SBus",
+        ("sbus",),
+        ("ncr53c9x",),
+    ),
+    "sim:mips": Entry(
+        "busdma.sim.mips",
+        "simulated Magnum of 1992: 32 MiB behind caches that DMA does not see, a 53C9x",
+        ("jazz",),
+        ("ncr53c9x",),
+    ),
     "sim:x86-64": Entry(
         "busdma.sim.x86_64",
-        "simulated PC of today: 16 GiB, NVMe, a PCI-to-PCI bridge, edu devices of 28 and 64 bits",
+        "simulated PC of today: 16 GiB, NVMe, a PCI-to-PCI bridge, edu devices, Ethernet, a DES card, a frame grabber",
         ("pci",),
-        ("nvme", "edu"),
+        ("nvme", "edu", "pcnet", "des"),
+        ("bt848",),
+        variants=("iommu=on",),
     ),
 }
 
 
-def open(spec: str = "sim:pc-isa", *, runtime: str | Runtime = "virtual", **options: object) -> Machine:
+def specs() -> dict[str, Entry]:
+    """Every machine by its spec, the variants behind the machine that they vary.
+
+    >>> [spec for spec in specs() if spec.startswith("sim:x86")]
+    ['sim:x86-64', 'sim:x86-64?iommu=on']
+    """
+    return {
+        f"{name}?{options}" if options else name: entry
+        for name, entry in MACHINES.items()
+        for options in ("", *entry.variants)
+    }
+
+
+def select(pattern: str) -> list[str]:
+    """The specs of the machines that match the glob `pattern`; options behind a ``?`` go to each of them.
+
+    >>> select("sim:*isa?bounce=17")
+    ['sim:pc-isa?bounce=17']
+    >>> select("sim:x86*?seed=3")
+    ['sim:x86-64?seed=3', 'sim:x86-64?iommu=on&seed=3']
+
+    A pattern without a glob's signs is one machine, and not its variants. ConfigurationError if none matches.
+    """
+    glob, _, options = pattern.partition("?")
+    if "=" not in options:  # then this ? belongs to the glob
+        glob, options = pattern, ""
+    found = [spec for spec in specs() if fnmatchcase(spec, glob)]
+    if not found:
+        raise ConfigurationError(f"no machine matches {glob!r}; there are: {', '.join(specs())}")
+    for option in options.split("&") if options else ():
+        name, equals, value = option.partition("=")
+        if not (name and equals):
+            raise ConfigurationError(f"{pattern}: options are written ?name=value&name=value")
+        found = [with_option(spec, name, value) for spec in found]
+    return list(dict.fromkeys(found))
+
+
+def open(
+    spec: str = "sim:pc-isa", *, runtime: str | Runtime = "virtual", check: bool | None = None, **options: object
+) -> Machine:
     """Switch on the machine `spec`, such as ``"sim:pc-isa"`` or ``"sim:pc-isa?bounce=17"``.
 
     `runtime`: ``"virtual"`` (deterministic, the default), ``"asyncio"``, ``"threads"``, or a Runtime, which then stays
-    the caller's to close. `options`: the machine's, as in the spec. Raises ConfigurationError for a machine, option or
+    the caller's to close. `check`: under the DMA checker (`busdma.check`); None: if this program runs under
+    ``busdma check``. `options`: the machine's, as in the spec. Raises ConfigurationError for a machine, option or
     runtime that does not exist.
     """
     name, parsed = parse(spec, options)
@@ -68,10 +131,21 @@ def open(spec: str = "sim:pc-isa", *, runtime: str | Runtime = "virtual", **opti
         close = difflib.get_close_matches(name, MACHINES, n=1)
         hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(MACHINES)}"
         raise ConfigurationError(f"there is no machine {name!r}; {hint}")
+    parsed.check = (opened_checked is not None) if check is None else check
     back_end = import_module(entry.module)
     if not isinstance(runtime, str):
-        return cast(Machine, back_end.open_machine(spec, runtime, parsed))
+        return _opened(cast(Machine, back_end.open_machine(spec, runtime, parsed)))
     carrier = by_name(runtime)
     machine = cast(Machine, back_end.open_machine(spec, carrier, parsed))
     machine.at_close(carrier.close)  # a runtime made for this machine goes with it
+    return _opened(machine)
+
+
+#: told of every machine that a program under ``busdma check`` opens; None: this is none
+opened_checked: Callable[[Machine], object] | None = None
+
+
+def _opened(machine: Machine) -> Machine:
+    if machine.checker is not None and opened_checked is not None:
+        opened_checked(machine)
     return machine

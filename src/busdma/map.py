@@ -10,12 +10,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from busdma.buffers import Buffer, LinearBuffer, as_buffer
-from busdma.errors import BufferGone, BufferTooLong, BusdmaError, DriverError, ResourceShortage, SyncError
+from busdma.buffers import Buffer, LinearBuffer
+from busdma.errors import (
+    BufferGone,
+    BufferTooLong,
+    BusdmaError,
+    DriverError,
+    MapStateError,
+    ResourceShortage,
+    SyncError,
+)
 from busdma.faces import LoadFaces
 from busdma.lifecycle import LIFE, SYNCS, SYNCS_BY_DIRECTION, Event, State, after
+from busdma.lists import ElementList, Taken, as_loadable
 from busdma.loading import place
-from busdma.mechanisms import Holder, Mechanism, Shortage
+from busdma.mechanisms import Chain, Holder, Shortage
 from busdma.mechanisms.direct import Direct
 from busdma.pool import Requisition
 from busdma.result import Segments
@@ -67,7 +76,7 @@ class Map(LoadFaces):
         "tag",
     )
 
-    def __init__(self, tag: Tag, name: str, segmenter: Segmenter, direct: Direct, chain: tuple[Mechanism, ...]) -> None:
+    def __init__(self, tag: Tag, name: str, segmenter: Segmenter, direct: Direct | None, chain: Chain) -> None:
         self.tag = tag
         self.name = name
         self.state = _IDLE
@@ -99,9 +108,10 @@ class Map(LoadFaces):
         except AttributeError:
             raise self._no_direction(direction) from None
         try:
+            frames = source.frames
             length = source.length
             readonly = source.readonly
-            answer = self._segmenter.load(source.frames, source.start, length)
+            answer = self._segmenter.load(frames, source.start, length)
             buffer: Buffer = source
         except AttributeError:
             buffer = self._as_buffer(source)
@@ -112,7 +122,7 @@ class Map(LoadFaces):
                 self._check(buffer, direction)  # mapped pages of the machine are neither empty nor gone
             if answer < 1:
                 try:
-                    outcome = place(self._segmenter, buffer, self._chain, answer, self)
+                    outcome = place(self._segmenter, buffer, self._chain, answer, direction, self)
                 except BusdmaError as error:
                     self._blame(error, buffer)
                     raise
@@ -180,9 +190,8 @@ class Map(LoadFaces):
         with self.tag.domain.queue.lock:  # who abandons the map meanwhile finds it waiting, or loaded
             requisition.outcome()
             assert self.buffer is not None
-            shortage.lender.finish(self._segmenter, self.buffer, requisition.needs)
+            self._holder = shortage.lender.finish(self._segmenter, self.buffer, requisition.needs)
             self._requisition = None
-            self._holder = shortage.lender
             self.state = self._next(Event.GRANT)
         self._length = self.buffer.length
         self._effects = SYNCS_BY_DIRECTION[self.direction.number]
@@ -224,6 +233,9 @@ class Map(LoadFaces):
         effect = self._effects.get(op)
         if effect is None or offset < 0 or length < 1 or offset + length > size:
             raise self._bad_sync(op, offset, length)
+        if self._hooks:
+            for hook in self._hooks:
+                hook.syncing(self, op, offset, length)
         holder = self._holder
         if effect.to_device:
             if holder is not None:
@@ -235,8 +247,11 @@ class Map(LoadFaces):
                 self._lo = min(self._lo, offset)
                 self._hi = max(self._hi, offset + length)
         else:
-            if holder is not None and effect.copy_in:
-                holder.copy_in(self._segmenter, offset, length)
+            if holder is not None:
+                if effect.copy_in:
+                    holder.copy_in(self._segmenter, offset, length)
+                else:
+                    holder.done(self._segmenter, offset, length)
             if offset <= self._lo:
                 self._lo = min(max(self._lo, offset + length), self._hi)
             elif offset + length >= self._hi:
@@ -267,6 +282,11 @@ class Map(LoadFaces):
     def segmenter(self) -> Segmenter:
         """The map's numbers, for mechanisms."""
         return self._segmenter
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who holds resources for what is loaded, for instruments; None: it lies where it was."""
+        return self._holder
 
     @property
     def device_may_own(self) -> tuple[int, int] | None:
@@ -306,7 +326,11 @@ class Map(LoadFaces):
     def report_idle(self) -> None:
         """The device was reset, or has finished: it owns no byte of this map. Ends a quarantine."""
         quarantined = self.state is State.QUARANTINED
-        self.state = self._next(Event.REPORT_IDLE)
+        following = self._next(Event.REPORT_IDLE)
+        if quarantined or self._lo < self._hi:
+            for hook in self._hooks:
+                hook.idled(self)
+        self.state = following
         self._lo = self._hi = 0
         if quarantined:
             self.buffer = None
@@ -338,11 +362,17 @@ class Map(LoadFaces):
 
     def _next(self, event: Event) -> State:
         """The state after `event`, or MapStateError."""
-        return after(event, self.state, self.describe(), self.tag.path, self.name)
+        try:
+            return after(event, self.state, self.describe(), self.tag.path, self.name)
+        except MapStateError as error:
+            for hook in self._hooks:
+                hook.refused(self, error)
+            raise
 
     def _as_buffer(self, source: object) -> Buffer:
         try:
-            return as_buffer(source, self.tag.domain.page_size)
+            buffer = as_loadable(source, self.tag.domain.page_size)
+            return Taken(buffer) if isinstance(buffer, ElementList) and not isinstance(buffer, Taken) else buffer
         except BusdmaError as error:
             self._blame(error)
             raise
@@ -361,7 +391,10 @@ class Map(LoadFaces):
         ).about(tag=self.tag.path, map=self.name)
 
     def _bad_sync(self, op: SyncOp, offset: int, length: int) -> SyncError:
-        return self._sync_words(op, offset, length).about(tag=self.tag.path, map=self.name, length=length)
+        error = self._sync_words(op, offset, length).about(tag=self.tag.path, map=self.name, length=length)
+        for hook in self._hooks:
+            hook.refused(self, error)
+        return error
 
     def _sync_words(self, op: SyncOp, offset: int, length: int) -> SyncError:
         if op in SYNCS and op not in self._effects:

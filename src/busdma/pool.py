@@ -31,6 +31,9 @@ class Pool(Protocol):
     def shortage(self, amount: int) -> ShortageReason:
         """Why `amount` cannot be had now."""
 
+    def count(self, what: str, amount: int) -> None:
+        """Add to a counter of its statistics, such as ``deferred`` or ``refused``."""
+
 
 class Need(Protocol):
     """So much of one pool. ``take`` and ``give`` are called under the queue's lock."""
@@ -148,7 +151,7 @@ class PoolQueue:
                 requisition.waiter.cancel()
                 self._remove(requisition)
             elif _granted(requisition) and not requisition.stays and not requisition.withdrawn:
-                for need in requisition.needs:
+                for need in reversed(requisition.needs):  # a bounce page after what may translate to it
                     need.give()
             requisition.withdrawn = True
             self.serve()

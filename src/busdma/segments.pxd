@@ -40,6 +40,7 @@ cdef class Slots:
 cdef class Segmenter:
     cdef public u64 page, limit, last, beyond, align_mask, bound_mask, maxsegsz, fit, nsegments, per_page, ram_base
     cdef public u64 bounced, sent, received, count, needed, wanted, fault, nheld, held_room, npieces, room, dirty
+    cdef public u64 offset
     cdef public int shift
     cdef public bint foreign
     cdef public object judge
@@ -66,7 +67,11 @@ cdef class Segmenter:
     @cython.locals(out="u64*", start=u64, size=u64, whole=u64, mask=u64, part=u64)
     cdef u64 _cut(self, u64 k, u64 end) noexcept
 
+    @cython.locals(out="u64*", at=u64)
     cdef long long _finish(self, u64 k, Frames frames, u64 start, u64 length)
+
+    @cython.locals(at=u64)
+    cpdef object adopt(self, object numbers)
 
     cdef bint _reaches(self, u64 frame, u64 head, u64 size) except -1
 

@@ -7,9 +7,8 @@ in their stead and remembers what to copy at a sync.
 
 The file runs as plain Python and, with the C types of ``segments.pxd``, compiled; both give the same answers for every
 unsigned 64-bit address. Compiled arithmetic wraps at 2**64 and Python's does not, so nothing here compares a sum that
-may have wrapped. Results are plain numbers: this floor knows no tag, no map and no pool. As Python it is fast because
-lengths in the output are kept at one page, so that a page that stands alone costs one store, and a page is compared
-with one number, ``limit``, before anything slower is asked. Compiled, the loops walk the arrays by pointer.
+may have wrapped. As Python it is fast because lengths in the output are kept at one page, so that a page that stands
+alone costs one store, and a page is compared with one number, ``limit``, before anything slower is asked.
 """
 
 from __future__ import annotations
@@ -76,9 +75,9 @@ class Slots:
 
 
 _FIELDS: Final = (
-    "align_mask beyond bounced bound_mask client count dirty fault fit foreign held held_room "
-    "held_words intervals judge last limit maxsegsz needed nheld npieces nsegments out out_words page "
-    "per_page piece_words pieces ram ram_base received room sent shift target wanted"
+    "align_mask beyond bounced bound_mask client count dirty fault fit foreign held held_room held_words intervals "
+    "judge last limit maxsegsz needed nheld npieces nsegments offset out out_words page per_page piece_words "
+    "pieces ram ram_base received room sent shift target wanted"
 )
 
 
@@ -99,10 +98,12 @@ class Segmenter:
         ram_base: int,
         entries: int,
         judge: Callable[[int, int, int], bool] | None = None,
+        offset: int = 0,
     ) -> None:
-        """`reach`: flat lo, hi pairs, inclusive, ascending. `maxsegsz`: a multiple of `alignment`.
+        """`reach`: flat lo, hi pairs of physical addresses, inclusive, ascending. `maxsegsz`: in whole alignments.
 
-        `judge`: asked about addresses outside `reach`, with the first, the last and the page size.
+        `judge`: asked about addresses outside `reach`, with the first, the last and the page size. `offset`: a bus
+        address minus the physical one, modulo 2**64; it shifts no boundary line (`busdma.paths.Window`).
         """
         self.page = page_size
         self.shift = page_size.bit_length() - 1
@@ -125,20 +126,17 @@ class Segmenter:
             self.per_page += (page_size + maxsegsz - 1) // maxsegsz
         if 0 < boundary < page_size:
             self.per_page += page_size // boundary
-        # No longer run within a boundary is a segment as it is; where even a single page may have to be cut, none is.
-        self.fit = 0 if self.per_page > 1 else maxsegsz
+        self.offset = offset & ABSENT
+        # No longer run within a boundary is a segment as it is; where a page may have to be cut or moved, none is.
+        self.fit = 0 if self.per_page > 1 or self.offset else maxsegsz
         self.ram = self.client = self.target = ram
         self.foreign = False  # client and target are the host's memory, not ram
         self.ram_base = ram_base
         self.count = self.needed = self.wanted = self.fault = self.room = self.nheld = self.npieces = 0
         self.dirty = 0  # entries of out from the second on whose lengths may not be a page
-        self.held = array("Q", [0])
-        self.held_words = _words(self.held)
-        self.held_room = 1
+        self.held = array("Q")
+        self._room_for(1)
         self.bounced = self.sent = self.received = 0  # pages bounced, and bytes copied to and from them, ever
-        self.pieces = array("Q", [0, 0, 0, 0])
-        self.piece_words = _words(self.pieces)
-        self.out = array("Q")
         self._grow(max(entries, self.per_page))
 
     def load(self, frames: Frames, start: int, length: int) -> int:
@@ -216,17 +214,15 @@ class Segmenter:
                 return self.survey(frames, start, length)
             out[k] = frame
             k += 2
-        expected = frame + size
-        return self._finish(self._close(k, expected), frames, start, length)
+        return self._finish(self._close(k, frame + size), frames, start, length)
 
     def place(
         self, frames: Frames, start: int, length: int, slots: Slots, first: int = 0, pages: int = 0, lead: int = 0
     ) -> int:
         """Place the buffer with the held slots instead of unreachable pages; the number of segments, or TOO_MANY.
 
-        The `pages` pages from number `first`, counted from the buffer's first, go to one contiguous run of slots,
-        reachable or not, and begin `lead` bytes into it. Slots are used in the order in which they are held; where
-        none is held, the ``needed`` ones are taken first. UNREACHABLE if there are too few.
+        The `pages` pages from number `first`, counted from the buffer's first, go to one run of slots, reachable or
+        not, and begin `lead` bytes into it. Where no slot is held, ``needed`` are taken; UNREACHABLE if too few are.
         """
         stop = (start + length - 1) >> self.shift
         if stop >= frames.entries:  # it has shrunk since it was surveyed
@@ -244,8 +240,7 @@ class Segmenter:
         index = start >> self.shift
         head = start & (page - 1)
         first += index
-        done = used = at = k = expected = 0
-        self.count = 0
+        self.count = done = used = at = k = expected = 0
         if (stop - index + 1) * self.per_page > self.room:
             self._grow((stop - index + 1) * self.per_page)
         self.dirty = self.room
@@ -311,8 +306,7 @@ class Segmenter:
         """The same for a run that is known to be within reach."""
         out = self.out_words
         start = out[k - 2]
-        size = end - start
-        whole = size
+        size = whole = end - start
         mask = self.bound_mask
         while True:
             part = mask - (start & mask)
@@ -341,7 +335,20 @@ class Segmenter:
             self.wanted = k >> 1
             return TOO_MANY
         self.count = k >> 1
+        if self.offset:
+            out = self.out_words
+            for at in range(0, k, 2):
+                out[at] = (out[at] + self.offset) & ABSENT
         return k >> 1
+
+    def adopt(self, numbers: Sequence[int]) -> None:
+        """Take these segments, addresses and lengths in turn, from whoever placed the buffer in another way."""
+        self.count = len(numbers) >> 1
+        if self.count > self.room:
+            self._grow(self.count)
+        self.dirty = self.room
+        for at in range(2 * self.count):
+            self.out_words[at] = numbers[at]
 
     def _grow(self, entries: int) -> None:
         self.out = array("Q", [self.page]) * (2 * entries)
@@ -357,8 +364,7 @@ class Segmenter:
 
     def _covers(self, lo: int, hi: int) -> bool:
         """True if one interval of the reach holds all from `lo` to `hi`, both included, or the judge agrees."""
-        low = 0
-        high = len(self.intervals) >> 1
+        low, high = 0, len(self.intervals) >> 1
         while low < high:
             middle = (low + high) >> 1
             if self.intervals[2 * middle] <= lo:
@@ -379,8 +385,7 @@ class Segmenter:
         head = start & (page - 1)
         size = page - head
         if index >= frames.entries:
-            self.fault = index
-            return NOT_MAPPED
+            return self._absent(frames, index)
         if length <= size:
             size = length
         elif length - 1 > ((frames.entries - index) << self.shift) - head - 1:
@@ -460,10 +465,7 @@ class Segmenter:
         return n
 
     def _room_for(self, pages: int) -> None:
-        held = array("Q", [0]) * pages
-        for at in range(self.nheld):
-            held[at] = self.held[at]
-        self.held = held
+        self.held = array("Q", list(self.held)[: self.nheld]) + array("Q", [0]) * (pages - self.nheld)
         self.held_words = _words(self.held)
         self.held_room = pages
         self.pieces = array("Q", [0]) * (4 * pages)
@@ -471,14 +473,12 @@ class Segmenter:
 
     def copy_out(self, offset: int, length: int) -> int:
         """Copy the client's bytes of [offset, offset+length) to the bounce pages; how many bytes."""
-        copied = self._copy_pieces(self.client, 1, self.ram, 2, offset, length)
-        self.sent += copied
+        self.sent += (copied := self._copy_pieces(self.client, 1, self.ram, 2, offset, length))
         return copied
 
     def copy_in(self, offset: int, length: int) -> int:
         """Copy the bounce pages' bytes of [offset, offset+length) to the client; how many bytes."""
-        copied = self._copy_pieces(self.ram, 2, self.target, 1, offset, length)
-        self.received += copied
+        self.received += (copied := self._copy_pieces(self.ram, 2, self.target, 1, offset, length))
         return copied
 
     def _copy_pieces(

@@ -13,18 +13,21 @@ from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from busdma.addresses import AddressSet
-from busdma.buffers import as_buffer
+from busdma.addresses import MAX_ADDRESS, AddressSet
+from busdma.allocation import allocate, sites
 from busdma.constraints import UNLIMITED, Constraints
-from busdma.errors import BusdmaError, ConstraintError, DriverError
+from busdma.errors import BusdmaError, ConstraintError, DriverError, TooManySegments
 from busdma.explain import Explanation, explain
 from busdma.filters import FilterFunction
 from busdma.lifecycle import State
+from busdma.lists import as_loadable
 from busdma.map import Map
-from busdma.mechanisms import Mechanism
+from busdma.mechanisms import Chain
 from busdma.mechanisms.bounce import Bounce
+from busdma.mechanisms.composed import Composed
 from busdma.mechanisms.direct import Direct
 from busdma.memory import DmaMemory
+from busdma.paths import STRAIGHT, Route, Window, behind
 from busdma.pool import Need
 from busdma.segments import Segmenter
 from busdma.sync import Direction
@@ -38,8 +41,16 @@ if TYPE_CHECKING:
 class Tag:
     """Made by ``domain.root`` and `derive`; never by hand. ``constraints`` are its limits, its parents' included."""
 
-    def __init__(self, domain: DmaDomain, parent: Tag | None, name: str, constraints: Constraints) -> None:
+    def __init__(
+        self,
+        domain: DmaDomain,
+        parent: Tag | None,
+        name: str,
+        constraints: Constraints,
+        routes: tuple[Route, ...] = (STRAIGHT,),
+    ) -> None:
         self.domain = domain
+        self.routes = routes  #: the ways from this tag's bus to memory, the preferred one first
         self.parent = parent
         self.name = name
         self.constraints = constraints
@@ -105,7 +116,35 @@ class Tag:
                 f"tag {name!r}: joint {constraints.joint.value} is more than the page size of this machine, {page}: "
                 "pages that are not adjacent can only join at their ends"
             ).about(tag=f"{self.path}/{name}")
-        child = Tag(self.domain, self, name, constraints)
+        child = Tag(self.domain, self, name, constraints, self.routes)
+        self.children.append(child)
+        return child
+
+    def subregion(self, name: str, lo: int, hi: int) -> Tag:
+        """A child that reaches only bus addresses `lo` to `hi`, both included: bus_dmatag_subregion(9).
+
+        ConstraintError if the tag reaches none of them.
+        """
+        if not 0 <= lo <= hi <= MAX_ADDRESS:
+            raise ConstraintError(
+                f"tag {name!r}: {lo:#x}..{hi:#x} is no subregion: give the lowest and the highest address, of 64 bits"
+            ).about(tag=f"{self.path}/{name}")
+        outside = ~AddressSet.span(lo, hi)
+        return self.derive(name, exclude=outside) if outside else self.derive(name)
+
+    def bridge(self, name: str, *windows: Window) -> Tag:
+        """The tag of the bus behind a bridge that forwards these windows of it, the preferred one first.
+
+        From here on limits count in the addresses of that bus. A bridge that changes no address is a `derive`.
+        ConstraintError if nothing of memory is left.
+        """
+        self._alive()
+        if not windows:
+            words = f"bridge {name!r} forwards nothing: give it a window"
+            raise ConstraintError(words).about(tag=f"{self.path}/{name}")
+        with self._blamed(child=name):
+            constraints = self.constraints.behind(name, windows)
+        child = Tag(self.domain, self, name, constraints, behind(self.routes, windows))
         self.children.append(child)
         return child
 
@@ -121,11 +160,7 @@ class Tag:
         self._numbered += 1
         with self._blamed():
             chain = self._reserved_chain() if reserve else self._chain
-        map = Map(self, name or str(self._numbered), self._segmenter(), self._direct, chain)
-        self.maps.append(map)
-        for mechanism in chain:
-            mechanism.watch(map.segmenter)
-        return map
+        return self._new_map(name or str(self._numbered), chain)
 
     def transfer(
         self, buffer: object, *, to_device: bool = False, from_device: bool = False, deadline: int | None = None
@@ -142,45 +177,47 @@ class Tag:
         direction = Direction.BOTH if both else Direction.TO_DEVICE if to_device else Direction.FROM_DEVICE
         return Transfer(self, buffer, direction, deadline)
 
-    def alloc(self, size: int) -> DmaMemory:
-        """`size` bytes of zeroed DMA-safe memory within every limit of the tag, loaded until freed.
+    def alloc(self, size: int, *, coherent: bool = False, zero: bool = True, contiguous: bool = False) -> DmaMemory:
+        """`size` bytes of DMA-safe memory within every limit of the tag, loaded until freed: bus_dmamem_alloc(9).
+
+        `coherent`: a hint that the CPU should see it past its caches, where the machine can; sync stays mandatory.
+        `zero`: filled with zeros; otherwise it holds what it held. `contiguous`: its page frames are one run, so that
+        the CPU sees it as one memoryview, also where a translator would make scattered ones adjacent for the device.
 
         ConstraintError if it is longer than maxsize, TooManySegments if so much never fits the tag's segments,
         ResourceShortage if the machine has no such memory now.
         """
         self._alive()
         with self._blamed(length=size):
-            memory = self._allocate(size)
+            memory = self._allocate(size, coherent, zero, contiguous)
         self._memory.append(memory)
         return memory
 
-    def _allocate(self, size: int) -> DmaMemory:
-        limits = self.constraints
+    def _allocate(self, size: int, coherent: bool, zero: bool, contiguous: bool) -> DmaMemory:
+        limits, frames = self.constraints, self.domain.frames
         if not 1 <= size <= limits.maxsize.value:
             raise ConstraintError(
                 f"cannot allocate {size} bytes for tag {self.path}: its maxsize is {limits.maxsize.value}; ask for one "
                 "byte or more, up to that"
             )
-        page = self.domain.page_size
-        boundary = limits.boundary.value
-        across = 0 < boundary < size  # then from a boundary line on, where the segments are fewest
-        pages = -(-size // page)
-        base = self.domain.frames.allocate_run(
-            pages,
-            "dma-safe",
-            within=limits.reach,
-            alignment=max(limits.alignment.value, page, boundary if across else 1),
-            boundary=0 if across or not boundary else max(boundary, page),
-        )
         try:
-            return DmaMemory(self, base, size)
-        except BaseException:
-            self.domain.frames.free(base + i * page for i in range(pages))
-            raise
+            return allocate(
+                frames,
+                sites(self.routes, limits),
+                -(-size // frames.page_size),
+                lambda found: DmaMemory(self, found, size, coherent=coherent, zero=zero),
+                contiguous=contiguous,
+            )
+        except TooManySegments as error:
+            most = limits.nsegments
+            raise TooManySegments(
+                f"cannot allocate {size} bytes for tag {self.path}: even in one run that is more than nsegments "
+                f"{most.value} (tag {most.origin!r}), of at most {limits.segment_size} bytes each; ask for less"
+            ).about(map=error.map) from None
 
-    def explain(self, buffer: object) -> Explanation:
+    def explain(self, buffer: object, direction: Direction = Direction.BOTH) -> Explanation:
         """How `buffer` would map, page by page, and whose limit says so. Loads nothing."""
-        return explain(self, as_buffer(buffer, self.domain.page_size))
+        return explain(self, as_loadable(buffer, self.domain.page_size), direction)
 
     def on_available(self, run_queue: Callable[[], object]) -> Turn:
         """Have ``run_queue()`` called once, where drivers run, when what the last refused load was short of is there.
@@ -192,7 +229,7 @@ class Tag:
         self._alive()
         needs, self._short = self._short, ()
         if not needs:
-            needs = tuple(m.need(self._segmenter()) for m in self._chain if isinstance(m, Bounce))
+            needs = tuple(need for last in self._chain.linear[-1:] for need in last.least(self._segmenter()))
         turn = Turn(self.domain.queue, needs, f"the queue of tag {self.path}", self.domain.runtime, run_queue)
         self._turns = [other for other in self._turns if not other.done]
         self._turns.append(turn)
@@ -243,6 +280,11 @@ class Tag:
     # -- for people ---------------------------------------------------------------------------------------------------
 
     @property
+    def memory(self) -> tuple[DmaMemory, ...]:
+        """DMA-safe memory from `alloc` that was not freed yet."""
+        return tuple(self._memory)
+
+    @property
     def path(self) -> str:
         """The names from the root to here: ``pc/isa/aha0``."""
         return self.name if self.parent is None else f"{self.parent.path}/{self.name}"
@@ -261,46 +303,73 @@ class Tag:
     # -- inside -------------------------------------------------------------------------------------------------------
 
     @cached_property
-    def _direct(self) -> Direct:
-        return Direct(self.constraints)
+    def _ways(self) -> tuple[tuple[Route, Constraints], ...]:
+        """The routes that lead somewhere, in order, each with the limits in the addresses that it leads to."""
+        ways = ((route, self.constraints.moved(route.span, -route.shift)) for route in self.routes)
+        return tuple(
+            (route, limits)
+            for route, limits in ways
+            if (limits.reach or (limits.filtered and route.pool is None))
+            and route.shift % limits.alignment.value == 0  # or addresses would be aligned on one side only
+        )
 
     @cached_property
-    def _chain(self) -> tuple[Mechanism, ...]:
-        """The mechanisms to ask when a buffer cannot stay where it lies."""
-        zone = self.domain.zone(self.constraints.reach)
-        return () if zone is None else (Bounce(zone, self.constraints, self.domain.page_size),)
+    def _straight(self) -> tuple[Route, Constraints] | None:
+        """The preferred way, if nothing but the segmenter is needed to place linear buffers on it."""
+        first = self._ways[0] if self._ways and self.domain.cache is None else None
+        return first if first is not None and first[0].pool is None else None
 
-    def _reserved_chain(self) -> tuple[Mechanism, ...]:
-        limits, page = self.constraints, self.domain.page_size
-        bounce = next((m for m in self._chain if isinstance(m, Bounce)), None)
-        if bounce is None:
-            return self._chain
-        if limits.maxsize.value == UNLIMITED:
+    @cached_property
+    def _direct(self) -> Direct | None:
+        return Direct(self.constraints, self._straight[0].name) if self._straight else None
+
+    @cached_property
+    def _chain(self) -> Chain:
+        """What to ask when a buffer cannot stay where it lies: first what copies nothing."""
+        domain, straight = self.domain, self._straight
+        whole = tuple(self._composed(*way) for way in self._ways)
+        alone = tuple(each.without_copies() for each in whole) if len(whole) > 1 else ()
+        lists = (*alone, *whole)
+        if straight is None:
+            return Chain(lists, lists)
+        zone = whole[0].zone
+        bounce = () if zone is None else (Bounce(zone, straight[1], domain.page_size),)
+        return Chain((*alone[1:], *bounce, *whole[1:]), lists)
+
+    def _composed(self, route: Route, limits: Constraints) -> Composed:
+        reach = limits.reach if route.pool is None else route.pool.translator.reach
+        return Composed(self.domain, route, limits, self.domain.zone(reach))
+
+    @cached_property
+    def _memory_chain(self) -> Chain:
+        """For DMA-safe memory: it lies where it must, or other page frames are taken; nothing is ever copied."""
+        ways = self._ways if self._straight is None else self._ways[1:]
+        found = tuple(self._composed(*way).without_copies() for way in ways)
+        return Chain(found, found)
+
+    def _reserved_chain(self) -> Chain:
+        maxsize = self.constraints.maxsize.value
+        chain = self._chain
+        if maxsize == UNLIMITED and chain.each():
             raise ConstraintError(
                 f"a reserved map of tag {self.path} would have to hold a buffer of any length: "
                 "derive a tag with a maxsize"
             ).about(tag=self.path)
-        pages = (limits.maxsize.value + page - 2) // page + 1
-        if pages > bounce.zone.limit:
-            raise ConstraintError(
-                f"a reserved map of tag {self.path} needs {pages} bounce pages, and {bounce.zone.name} may hold "
-                f"{bounce.zone.limit}: derive a tag with a smaller maxsize, or raise the zone's limit"
-            )
-        boundary = limits.boundary.value
-        across = 0 < boundary < pages * page
-        part = bounce.zone.split(
-            pages,
-            alignment=max(limits.alignment.value, page, boundary if across else 1),
-            boundary=0 if across else boundary,
-            scattered=limits.nsegments.value >= pages
-            and limits.segment_size >= page >= limits.alignment.value
-            and (limits.joint.value == 1 or limits.alignment.value == 1),  # or a load could need one run
-        )
-        return (Bounce(part, limits, page),)
+        if not chain.linear:
+            return chain
+        last = chain.linear[-1].reserved(maxsize)  # it takes whatever the others cannot
+        if isinstance(last, Composed):
+            return Chain((last,), (last,))
+        assert self._straight is not None
+        return Chain((last,), (Composed(self.domain, *self._straight, last.zone),))
 
     def _segmenter(self) -> Segmenter:
-        limits, domain = self.constraints, self.domain
-        flat = array("Q", (edge for interval in limits.reach for edge in interval))
+        limits, domain, offset, straight = self.constraints, self.domain, 0, self._straight
+        reach = AddressSet()
+        if straight is not None:
+            offset, limits = straight[0].shift, straight[1]
+            reach = limits.reach
+        flat = array("Q", (edge for interval in reach for edge in interval))
         return Segmenter(
             domain.page_size,
             flat,
@@ -311,8 +380,20 @@ class Tag:
             domain.memory,
             domain.base,
             min(limits.nsegments.value, 16),
-            limits.admits_run if limits.filtered else None,
+            limits.admits_run if straight is not None and limits.filtered else None,
+            offset,
         )
+
+    def _new_map(self, name: str, chain: Chain) -> Map:
+        map = Map(self, name, self._segmenter(), self._direct, chain)
+        self.maps.append(map)
+        for mechanism in chain.each():
+            mechanism.watch(map.segmenter)
+        return map
+
+    def _memory_map(self, name: str) -> Map:
+        """The map of DMA-safe memory."""
+        return self._new_map(name, self._memory_chain)
 
     def _borrow(self) -> Map:
         for map in tuple(self._spare):
@@ -333,16 +414,16 @@ class Tag:
             turn.cancel()
         self._turns.clear()
 
-    def _forget(self, map: Map, chain: tuple[Mechanism, ...]) -> None:
+    def _forget(self, map: Map, chain: Chain) -> None:
         self.maps.remove(map)
         if map in self._spare:
             self._spare.remove(map)
         for key, value in map.statistics().items():
             self._retired[key] += value
-        for mechanism in chain:
+        for mechanism in chain.each():
             mechanism.retire(map.segmenter)
-            if chain is not self._chain and isinstance(mechanism, Bounce):
-                mechanism.zone.join()
+            if chain is not self._chain and chain is not self._memory_chain:
+                mechanism.give_up()
 
     def _freed(self, memory: DmaMemory) -> None:
         self._memory.remove(memory)

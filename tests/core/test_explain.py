@@ -102,4 +102,4 @@ def test_explain_agrees_with_load(
             assert here[0] == fate.bus_address
         else:
             assert small.frames.owner_of(here[0]) == "bounce"
-            assert any(isinstance(mechanism, Bounce) for mechanism in tag._chain)
+            assert any(isinstance(mechanism, Bounce) for mechanism in tag._chain.linear)

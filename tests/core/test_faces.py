@@ -549,6 +549,9 @@ class Complains:
     def deferred(self, map: Map) -> None:
         raise ValueError("deferred")
 
+    def syncing(self, map: Map, op: SyncOp, offset: int, length: int) -> None:
+        raise ValueError("syncing")
+
     def synced(self, map: Map, op: SyncOp, offset: int, length: int) -> None:
         raise ValueError("synced")
 
@@ -556,6 +559,12 @@ class Complains:
         """Nothing to say."""
 
     def quarantined(self, map: Map) -> None:
+        """Nothing to say."""
+
+    def idled(self, map: Map) -> None:
+        """Nothing to say."""
+
+    def refused(self, map: Map | None, error: DriverError) -> None:
         """Nothing to say."""
 
 

@@ -51,7 +51,7 @@ def test_an_unknown_runtime() -> None:
 def test_one_machine_on_each_runtime(runtime: str) -> None:
     with busdma.open("sim:pc-isa?bounce=17", runtime=runtime) as machine:
         assert machine.runtime.name == runtime
-        assert sorted(machine.devices) == ["aha0", "aha1", "aha2"]
+        assert sorted(machine.devices) == ["aha0", "aha1", "aha2", "des0"]
         tag = machine.devices["aha0"].tag.derive("test", nsegments=17)
         data = bytearray(b"hello, DMA" * 400)
         with tag.transfer(data, to_device=True) as segments:

@@ -120,7 +120,13 @@ class SpaceAgainstModel(RuleBasedStateMachine):
     def pages_agree(self) -> None:
         counts = self.space.statistics()
         pages = [len(self.memory.physical(buffer)) for buffer, _ in self.live]
-        assert counts == {"pages": 64, "mapped": sum(pages), "allocations": len(self.live)}
+        assert counts == {
+            "pages": 64,
+            "resident": sum(pages),
+            "paged_out": 0,
+            "page_ins": 0,
+            "allocations": len(self.live),
+        }
         assert self.memory.frames.statistics()["free"] == 40 - sum(pages)
         for buffer, model in self.live:
             assert buffer.read() == model
@@ -287,7 +293,13 @@ def test_a_freed_process_takes_its_buffers_with_it() -> None:
     with pytest.raises(BufferGone):
         memory.space.destroy()
     assert memory.frames.statistics()["free"] == 64
-    assert memory.space.statistics() == {"pages": 256, "mapped": 0, "allocations": 0}
+    assert memory.space.statistics() == {
+        "pages": 256,
+        "resident": 0,
+        "paged_out": 0,
+        "page_ins": 0,
+        "allocations": 0,
+    }
 
 
 def test_the_kernel_is_not_destroyed() -> None:

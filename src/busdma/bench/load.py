@@ -246,7 +246,7 @@ def rows_of(case: Case, library: ctypes.CDLL, memory: memoryview, pairs: int, sl
     """Check and measure one case: the kernel's row and the public calls'."""
     bench = Bench(case, library, memory)
     segments = bench.check()
-    with _quiet():
+    with quiet():
         ours, reference, ratio, _ = paired(bench.kernel, bench.reference, pairs, slice_ns)
         public, kernel, times, added = paired(bench.public, bench.kernel, 8 * pairs, slice_ns // 8)  # 1.5 us are little
     target = case.target(busdma.COMPILED)
@@ -277,7 +277,7 @@ def rows_of(case: Case, library: ctypes.CDLL, memory: memoryview, pairs: int, sl
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No garbage collection while measuring."""
     enabled = gc.isenabled()
     gc.collect()

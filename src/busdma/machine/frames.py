@@ -15,7 +15,7 @@ import threading
 from array import array
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from random import Random
 from typing import Final, TypedDict
 
@@ -89,6 +89,7 @@ class FrameAllocator:
         self._warm: deque[int] = deque(maxlen=reuse)  # single frames that came back; some may be held again
         self._single = bytearray(pages if reuse else 0)  # 1: it was given out as a single frame
         self._reclaimers: list[Callable[[int], int]] = []
+        self._releasers: list[Callable[[Sequence[int]], object]] = []
         self._listeners: list[Callable[[], object]] = []
         self._regions: dict[AddressSet | None, _Region] = {}
         self._lock = threading.Lock()
@@ -146,6 +147,10 @@ class FrameAllocator:
         """Give frames back, by physical address: all of them, or on any DriverError none."""
         owners = self._owners
         done: list[tuple[int, int]] = []
+        if self._releasers:
+            frames = list(frames)
+            for release in tuple(self._releasers):
+                release(frames)
         with self._lock:
             for address in frames:
                 index = (address - self.base) >> self._shift
@@ -179,6 +184,13 @@ class FrameAllocator:
         of its own is asked too: it must then answer 0, or hold a re-entrant one.
         """
         self._reclaimers.append(reclaim)
+
+    def add_releaser(self, release: Callable[[Sequence[int]], object]) -> None:
+        """Have ``release(frames)`` called before frames are given back, by physical address, without the lock.
+
+        For whoever remembers where a frame is visible, such as standing entries of an IOMMU: on return it no longer is.
+        """
+        self._releasers.append(release)
 
     def add_listener(self, listen: Callable[[], object]) -> None:
         """Have `listen` called whenever frames came back, on the thread that freed them, without the lock."""

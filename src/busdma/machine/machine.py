@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from busdma.buffers import LinearBuffer
 from busdma.domain import DmaDomain
@@ -19,6 +19,10 @@ from busdma.machine.owner import OwnedRuntime
 from busdma.machine.space import AddressSpace
 from busdma.tag import Tag
 from busdma.waiting import Runtime
+
+if TYPE_CHECKING:
+    from busdma.check import Checker
+    from busdma.check.sealed import Sealed
 
 T = TypeVar("T")
 
@@ -57,11 +61,14 @@ class Machine:
         self.domain = domain
         self.kernel = kernel
         self.devices: dict[str, Device] = {}
+        self.absent: dict[str, str] = {}  #: devices that it would have, and what they want first
         self.processes: dict[str, AddressSpace] = {}
         self.closed = False
+        self.checker: Checker | None = None  #: the DMA checker, on a machine that was opened with ``check=True``
         self._drivers: dict[str, Driver] = {}
         self._at_close: list[Callable[[], object]] = []
         kernel.in_use = domain.in_use
+        kernel.refused = domain.refused
 
     @property
     def runtime(self) -> Runtime:
@@ -82,6 +89,7 @@ class Machine:
         domain = self.domain
         space = AddressSpace(name, domain.memory, domain.frames, pages=pages, owner="process")
         space.in_use = domain.in_use
+        space.refused = domain.refused
         self.processes[name] = space
         return space
 
@@ -90,6 +98,8 @@ class Machine:
         self._open()
         if name not in self._drivers:
             device = self.devices.get(name)
+            if device is None and name in self.absent:
+                raise ConfigurationError(f"{self.spec} has no device {name!r}: {self.absent[name]}")
             if device is None:
                 raise ConfigurationError(
                     f"{self.spec} has no device {name!r}; it has: {', '.join(sorted(self.devices)) or 'none'}"
@@ -134,6 +144,10 @@ class Machine:
         """A kernel buffer: short for ``machine.kernel.allocate``."""
         return self.kernel.allocate(length, offset=offset)
 
+    def sealed(self, data: T) -> T | Sealed:
+        """`data` as a driver is given it that passes it on: under the checker, whoever looks into it is reported."""
+        return data if self.checker is None else self.checker.seal(data)
+
     def at_close(self, fn: Callable[[], object]) -> None:
         """Have `fn` called when the machine closes, last added first."""
         self._at_close.append(fn)
@@ -151,6 +165,8 @@ class Machine:
                 map.cancel_load()
         while self._at_close:
             self._at_close.pop()()
+        if self.checker is not None:
+            self.checker.close()
         for space in (self.kernel, *self.processes.values()):
             space.forget(f"{self.spec} was closed; open another")
 

@@ -19,6 +19,7 @@ class Options:
         self._spec = spec
         self._values = dict(values)
         self._known: list[str] = []
+        self.check = False  #: the machine is to be opened under the checker
 
     def text(self, name: str, default: str) -> str:
         """The option as it stands."""
@@ -56,3 +57,14 @@ def parse(spec: str, extra: dict[str, object] | None = None) -> tuple[str, Optio
         raise ConfigurationError(f"{spec}: options are written ?name=value&name=value") from None
     values |= {key: str(value) for key, value in (extra or {}).items()}
     return name, Options(spec, values)
+
+
+def with_option(spec: str, name: str, value: object) -> str:
+    """`spec` with that option, whatever it said of it before.
+
+    >>> with_option("sim:pc-isa?seed=3", "bounce", 17)
+    'sim:pc-isa?seed=3&bounce=17'
+    """
+    machine, _, options = spec.partition("?")
+    kept = [option for option in options.split("&") if option and option.partition("=")[0] != name]
+    return f"{machine}?{'&'.join([*kept, f'{name}={value}'])}"

@@ -1,6 +1,6 @@
 """How a page gets a bus address. Small interfaces; a tag has a chain of mechanisms, asked in order.
 
-A mechanism answers None (placed: the segmenter has the segments, and the mechanism is what unload gives back to), a
+A mechanism answers a `Holder` (placed: the segmenter has the segments, and sync and unload go through the holder), a
 `Shortage` (of which pools, how much) or `Unreachable` (why). The first placement wins; otherwise the first
 shortage is waited for; otherwise the load fails with every reason.
 """
@@ -9,11 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from busdma.buffers import Buffer
 from busdma.pool import Need
 from busdma.segments import Segmenter
+from busdma.sync import Direction
+
+if TYPE_CHECKING:
+    from busdma.mechanisms.zone import Zone
 
 
 class Holder(Protocol):
@@ -25,6 +29,9 @@ class Holder(Protocol):
     def copy_in(self, segmenter: Segmenter, offset: int, length: int) -> object:
         """What POSTREAD must do."""
 
+    def done(self, segmenter: Segmenter, offset: int, length: int) -> object:
+        """What POSTWRITE must do."""
+
     def release(self, segmenter: Segmenter) -> None:
         """What unload must give back. Never waits."""
 
@@ -32,14 +39,14 @@ class Holder(Protocol):
         """The map's holdings go into quarantine, or come out of it."""
 
 
-class Lender(Holder, Protocol):
-    """A holder whose resources may have to be waited for."""
+class Lender(Protocol):
+    """Who places a buffer once what it was short of has been granted."""
 
     def deferred(self) -> None:
         """A load has to wait: count it."""
 
-    def finish(self, segmenter: Segmenter, buffer: Buffer, needs: tuple[Need, ...]) -> None:
-        """Place the buffer with needs that have been granted. Cannot fail."""
+    def finish(self, segmenter: Segmenter, buffer: Buffer, needs: tuple[Need, ...]) -> Holder:
+        """Place the buffer with needs that have been granted. Cannot fail. Under the pools' lock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +68,14 @@ class Unreachable:
         self.too_many_segments = too_many_segments
 
 
-class Mechanism(Holder, Protocol):
+class Mechanism(Protocol):
     """One way to bus addresses. It knows a tag and no map."""
 
     name: str
+
+    @property
+    def zone(self) -> Zone | None:
+        """Where it takes bounce pages."""
 
     def watch(self, segmenter: Segmenter) -> None:
         """A map was made whose segmenter may ask."""
@@ -72,5 +83,28 @@ class Mechanism(Holder, Protocol):
     def retire(self, segmenter: Segmenter) -> None:
         """The map is gone; what its segmenter counted is kept."""
 
-    def place(self, segmenter: Segmenter, buffer: Buffer, answer: int) -> Shortage | Unreachable | None:
-        """Place the buffer without waiting: None. `answer` is what ``segmenter.load`` said when it could not."""
+    def least(self, segmenter: Segmenter) -> tuple[Need, ...]:
+        """The least that a load could be short of."""
+
+    def place(
+        self, segmenter: Segmenter, buffer: Buffer, answer: int, direction: Direction
+    ) -> Holder | Shortage | Unreachable:
+        """Place the buffer without waiting. `answer` is what ``segmenter.load`` said when it could not."""
+
+    def reserved(self, maxsize: int) -> Mechanism:
+        """The same with resources for any one buffer of `maxsize` bytes. Errors: ResourceShortage, ConstraintError."""
+
+    def give_up(self) -> None:
+        """The end of `reserved`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """What to ask when a buffer cannot stay where it lies: in order, each mechanism once."""
+
+    linear: tuple[Mechanism, ...]
+    lists: tuple[Mechanism, ...]  #: for buffers of several elements
+
+    def each(self) -> tuple[Mechanism, ...]:
+        """All of them."""
+        return tuple(dict.fromkeys(self.linear + self.lists))

@@ -13,12 +13,13 @@ from typing import cast
 
 from busdma.buffers import Buffer
 from busdma.constraints import Constraints
-from busdma.errors import BufferGone
-from busdma.mechanisms import Shortage, Unreachable
+from busdma.errors import BufferGone, ConstraintError
+from busdma.mechanisms import Holder, Shortage, Unreachable
 from busdma.mechanisms.runs import plan_run, shifted
 from busdma.mechanisms.zone import Run, Zone
 from busdma.pool import Need
 from busdma.segments import NOT_MAPPED, TOO_MANY, Segmenter
+from busdma.sync import Direction
 
 
 class BounceNeed:
@@ -60,7 +61,9 @@ class Bounce:
         self._nsegments = constraints.nsegments.value
         self._particular = constraints.alignment.value > page_size or constraints.joint.value > 1
 
-    def place(self, segmenter: Segmenter, buffer: Buffer, answer: int) -> Shortage | Unreachable | None:
+    def place(
+        self, segmenter: Segmenter, buffer: Buffer, answer: int, direction: Direction
+    ) -> Holder | Shortage | Unreachable:
         """Bounce what ``segmenter.load`` found out of reach, or join what has too many segments."""
         run: Run | None = None
         pages = segmenter.needed
@@ -82,7 +85,7 @@ class Bounce:
                     if answer < 1:
                         raise _failure(answer, buffer)
                 zone.free -= pages  # the segmenter took them itself
-                return None
+                return self
             if pages > zone.limit:
                 zone.counts["refused"] += 1
                 return Unreachable(self.name, lambda _: self._too_many(pages))
@@ -93,7 +96,7 @@ class Bounce:
                 except BaseException:  # a buffer that is not what its protocol says
                     self.release(segmenter)
                     raise
-                return None
+                return self
         return Shortage(self, (need,))
 
     def moves_as_one(self, buffer: Buffer) -> bool:
@@ -109,21 +112,24 @@ class Bounce:
         """See `busdma.mechanisms.Mechanism`."""
         self.zone.retire(segmenter)
 
-    def need(self, segmenter: Segmenter) -> BounceNeed:
-        """One page: the least that a load could be short of."""
-        return BounceNeed(self.zone, segmenter, 1, None)
+    def least(self, segmenter: Segmenter) -> tuple[Need, ...]:
+        """See `busdma.mechanisms.Mechanism`: one page."""
+        return (BounceNeed(self.zone, segmenter, 1, None),)
 
     def deferred(self) -> None:
         """See `busdma.mechanisms.Lender`."""
         self.zone.count("deferred", 1)
 
-    def finish(self, segmenter: Segmenter, buffer: Buffer, needs: tuple[Need, ...]) -> None:
+    def finish(self, segmenter: Segmenter, buffer: Buffer, needs: tuple[Need, ...]) -> Bounce:
         """See `busdma.mechanisms.Lender`."""
-        with self.zone.queue.lock:
-            self._attach(segmenter, buffer, cast(BounceNeed, needs[0]).run)
+        self._attach(segmenter, buffer, cast(BounceNeed, needs[0]).run)
+        return self
 
     copy_out = staticmethod(Segmenter.copy_out)  #: client to bounce pages
     copy_in = staticmethod(Segmenter.copy_in)  #: bounce pages to client
+
+    def done(self, segmenter: Segmenter, offset: int, length: int) -> None:
+        """POSTWRITE: the bounce pages hold nothing new."""
 
     def release(self, segmenter: Segmenter) -> None:
         """Pages back to the zone, and on to whoever waits."""
@@ -135,6 +141,14 @@ class Bounce:
             zone.give(segmenter)
             if zone.queue.line:
                 zone.queue.serve()  # of every pool: an idle page here may be the memory that another zone needs to grow
+
+    def reserved(self, maxsize: int) -> Bounce:
+        """See `busdma.mechanisms.Mechanism`: a part of the zone, for a map that must never wait."""
+        return Bounce(reserve(self.zone, maxsize, self._page, self._constraints), self._constraints, self._page)
+
+    def give_up(self) -> None:
+        """See `busdma.mechanisms.Mechanism`."""
+        self.zone.join()
 
     def quarantine(self, segmenter: Segmenter, entering: bool) -> None:
         """Count the pages that nobody may have until the device is idle."""
@@ -169,6 +183,31 @@ class Bounce:
             f"{pages} bounce pages needed and {self.zone.name} may hold {self.zone.limit}: raise the zone's limit "
             "(the machine's option bounce), or split the transfer"
         )
+
+
+def reserve(zone: Zone, maxsize: int, page: int, limits: Constraints, *, translated: bool = False) -> Zone:
+    """A part of `zone` that any buffer of `maxsize` bytes fits, however it lies; `translated`: any pages are adjacent.
+
+    ConstraintError if the zone can never have so many pages, ResourceShortage if it has not now.
+    """
+    pages = (maxsize + page - 2) // page + 1
+    if pages > zone.limit:
+        raise ConstraintError(
+            f"a reserved map of tag {limits.origin!r} needs {pages} bounce pages, and {zone.name} may hold "
+            f"{zone.limit}: derive a tag with a smaller maxsize, or raise the zone's limit"
+        )
+    if translated:
+        return zone.split(pages, alignment=page, boundary=0, scattered=True)
+    boundary = limits.boundary.value
+    across = 0 < boundary < pages * page
+    return zone.split(
+        pages,
+        alignment=max(limits.alignment.value, page, boundary if across else 1),
+        boundary=0 if across else boundary,
+        scattered=limits.nsegments.value >= pages
+        and limits.segment_size >= page >= limits.alignment.value
+        and (limits.joint.value == 1 or limits.alignment.value == 1),  # or a load could need one run
+    )
 
 
 def _failure(answer: int, buffer: Buffer) -> Exception:

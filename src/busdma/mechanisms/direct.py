@@ -1,6 +1,6 @@
-"""Direct: what you see is what you get. A bus address is the physical address, and nothing is allocated.
+"""Direct: what you see is what you get. A bus address is the physical address, or that and a constant (a window).
 
-The segmenter itself places such loads, in one call; this module only says why it could not.
+Nothing is allocated. The segmenter itself places such loads, in one call; this module only says why it could not.
 
 Source: Thorpe, USENIX 1998, section 2 (WYSIWYG); Gibbs: a no-op mapping costs no per-transaction resource.
 """
@@ -15,9 +15,8 @@ from busdma.segments import TOO_MANY, Segmenter
 class Direct:
     """One tag's words for it. It is always tried first, so it is no link of the chain."""
 
-    name = "direct"
-
-    def __init__(self, constraints: Constraints) -> None:
+    def __init__(self, constraints: Constraints, name: str = "direct") -> None:
+        self.name = name  #: ``window`` behind a bridge that adds a constant
         self._constraints = constraints
         self._crowded = Unreachable(self.name, self._too_many, too_many_segments=True)
         self._unreachable = Unreachable(self.name, self._out_of_reach)

@@ -19,7 +19,9 @@ from busdma.segments import FOREIGN
 
 
 @dataclass(frozen=True, slots=True)
-class _Page:
+class Extent:
+    """What of the buffer lies in one page."""
+
     address: int  #: bus address of its first byte; of a page that is bounced, the offset in its bounce page
     size: int  #: bytes of the buffer in it
     bounced: bool
@@ -36,10 +38,10 @@ def plan_run(buffer: Buffer, constraints: Constraints, page: int) -> Run | None:
     head = buffer.start % page
     if constraints.alignment.value > page or shifted(buffer, constraints, page):
         # Single bounce pages are aligned to a page and no better, or would not join, so everything goes into the run.
-        fits = _run_pieces(0, buffer.length, constraints)[0] <= constraints.nsegments.value
+        fits = run_pieces(0, buffer.length, constraints)[0] <= constraints.nsegments.value
         best = (0, count) if fits else None
     else:
-        best = _shortest(pages, sizes, head, constraints)
+        best = shortest(pages, sizes, head, constraints)
     if best is None:
         return None
     first, end = best
@@ -54,7 +56,7 @@ def plan_run(buffer: Buffer, constraints: Constraints, page: int) -> Run | None:
         after=sum(p.bounced for p in pages[end:]),
         alignment=max(constraints.alignment.value, boundary if across else 1, page),
         boundary=0 if across else boundary,
-        lead=_run_pieces(head if first == 0 < end else 0, length, constraints)[1],
+        lead=run_pieces(head if first == 0 < end else 0, length, constraints)[1],
         length=length,
     )
 
@@ -65,7 +67,7 @@ def shifted(buffer: Buffer, constraints: Constraints, page: int) -> bool:
     return constraints.joint.value > 1 and head % constraints.alignment.value != 0 and buffer.length > page - head
 
 
-def _shortest(pages: list[_Page], sizes: list[int], head: int, constraints: Constraints) -> tuple[int, int] | None:
+def shortest(pages: list[Extent], sizes: list[int], head: int, constraints: Constraints) -> tuple[int, int] | None:
     """The shortest window [first, end) that is enough."""
     count, size = len(pages), constraints.segment_size
     before, after = _before(pages, constraints), _after(pages, constraints)
@@ -81,7 +83,7 @@ def _shortest(pages: list[_Page], sizes: list[int], head: int, constraints: Cons
             break
         end = first + 1
         while end <= min(count, first + width) and least[end] <= allowed * size + sizes[first]:
-            run, _ = _run_pieces(head if first == 0 else 0, sizes[end] - sizes[first], constraints)
+            run, _ = run_pieces(head if first == 0 else 0, sizes[end] - sizes[first], constraints)
             over = run + after[end] - allowed
             if over <= 0:
                 best, width = (first, end), end - first - 1
@@ -91,9 +93,9 @@ def _shortest(pages: list[_Page], sizes: list[int], head: int, constraints: Cons
     return best
 
 
-def _pages(buffer: Buffer, constraints: Constraints, page: int) -> list[_Page]:
+def _pages(buffer: Buffer, constraints: Constraints, page: int) -> list[Extent]:
     """The pages of the buffer, in order."""
-    found: list[_Page] = []
+    found: list[Extent] = []
     index, head = divmod(buffer.start, page)
     left = buffer.length
     alignment = constraints.alignment.value
@@ -102,29 +104,29 @@ def _pages(buffer: Buffer, constraints: Constraints, page: int) -> list[_Page]:
         frame = buffer.frames.table[index]
         address = frame + head
         bounced = head % alignment != 0 or frame >= FOREIGN or not constraints.admits(address, address + size - 1)
-        found.append(_Page(head if bounced else address, size, bounced))
+        found.append(Extent(head if bounced else address, size, bounced))
         left -= size
         head = 0
         index += 1
     return found
 
 
-def _touch(left: _Page, right: _Page) -> bool:
+def _touch(left: Extent, right: Extent) -> bool:
     return not left.bounced and not right.bounced and left.address + left.size == right.address
 
 
-def _before(pages: list[_Page], constraints: Constraints) -> list[int]:
+def _before(pages: list[Extent], constraints: Constraints) -> list[int]:
     """How many segments the first n pages make, for each n."""
     found = [0]
     begin = closed = 0  # where the last run begins, and the segments in front of it
     for i, p in enumerate(pages):
         if i == 0 or not _touch(pages[i - 1], p):
             begin, closed = p.address, found[-1]
-        found.append(closed + _pieces(begin, p.address + p.size - begin, constraints))
+        found.append(closed + cuts(begin, p.address + p.size - begin, constraints))
     return found
 
 
-def _after(pages: list[_Page], constraints: Constraints) -> list[int]:
+def _after(pages: list[Extent], constraints: Constraints) -> list[int]:
     """How many segments the pages from number n on make, for each n."""
     found = [0]
     end = behind = 0
@@ -132,11 +134,11 @@ def _after(pages: list[_Page], constraints: Constraints) -> list[int]:
         p = pages[i]
         if i == len(pages) - 1 or not _touch(p, pages[i + 1]):
             end, behind = p.address + p.size, found[-1]
-        found.append(behind + _pieces(p.address, end - p.address, constraints))
+        found.append(behind + cuts(p.address, end - p.address, constraints))
     return found[::-1]
 
 
-def _pieces(start: int, length: int, constraints: Constraints) -> int:
+def cuts(start: int, length: int, constraints: Constraints) -> int:
     """Segments of one run of `length` bytes from `start`."""
     size, boundary = constraints.segment_size, constraints.boundary.value
     if not boundary:
@@ -146,10 +148,10 @@ def _pieces(start: int, length: int, constraints: Constraints) -> int:
     return -(-first // size) + full * -(-boundary // size) + -(-rest // size)
 
 
-def _run_pieces(head: int, length: int, constraints: Constraints) -> tuple[int, int]:
+def run_pieces(head: int, length: int, constraints: Constraints) -> tuple[int, int]:
     """Segments of a bounce run from a boundary line, and its lead: the buffer's own offset where that costs nothing."""
-    plain = _pieces(0, length, constraints)
+    plain = cuts(0, length, constraints)
     kept = constraints.joint.value > 1  # or the run's end would not be where the next page begins
-    if head % constraints.alignment.value or (_pieces(head, length, constraints) > plain and not kept):
+    if head % constraints.alignment.value or (cuts(head, length, constraints) > plain and not kept):
         return plain, 0
-    return _pieces(head, length, constraints), head
+    return cuts(head, length, constraints), head

@@ -9,7 +9,7 @@ Source: Gibbs, tech-kern 10 June 1998 ("we tap out at around 512k, an easily tun
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -51,7 +51,10 @@ class Zone:
         reach: AddressSet,
         limit: int,
         whole: Zone | None = None,
+        *,
+        fresh: Callable[[Sequence[int]], object] | None = None,
     ) -> None:
+        """`fresh`: called with page frames, by physical address, that have just become the zone's."""
         self.name = name
         self.queue = queue
         self.reach = reach
@@ -63,6 +66,7 @@ class Zone:
         self.quarantined = 0
         self._whole = whole  # the zone this is a reserved part of; such a part keeps its pages
         self._frames = frames
+        self._fresh = fresh
         self._page = frames.page_size
         self._chunks: list[tuple[int, int]] = []  # first slot, pages
         self._busiest = 0  # most pages in use since the last review
@@ -209,7 +213,8 @@ class Zone:
                     f"use, {self.waiting} loads wait for some; create the map while the zone is idle",
                     self.shortage(pages),
                 )
-            part = Zone(f"{self.name}, {pages} pages reserved", self.queue, self._frames, self.reach, pages, self)
+            name = f"{self.name}, {pages} pages reserved"
+            part = Zone(name, self.queue, self._frames, self.reach, pages, self, fresh=self._fresh)
             if not part._add(pages, alignment, boundary) and not (scattered and part._grow(pages)):
                 raise ResourceShortage(
                     f"no memory within {self.reach} for {pages} reserved pages of {self.name}"
@@ -327,6 +332,8 @@ class Zone:
         They are given back chunk by chunk, however many came at once; a run may span chunks, and gaps.
         """
         slots, left = self.slots, list(addresses)
+        if self._fresh is not None:
+            self._fresh(addresses)
         while left:
             at, length = self._gap(len(left))
             for slot, address in zip(range(at, at + length), left, strict=False):

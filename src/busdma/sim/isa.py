@@ -8,6 +8,7 @@ Source: IEEE P996 (ISA), signals SA0-SA19 and LA17-LA23.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
 from busdma.errors import ConfigurationError, DriverError
@@ -52,10 +53,23 @@ class PortRegisters:
 
 
 class IsaBus(MasterBus):
-    """The bus over `memory`, whose frames `frames` hands out, from physical address 0 on. See `MasterBus`."""
+    """The bus over `memory`, whose frames `frames` hands out, from physical address 0 on. See `MasterBus`.
 
-    def __init__(self, memory: memoryview, frames: FrameAllocator) -> None:
+    `host`, `upstream`: behind a bridge, the bus that it sits on, and the way of an access from there to memory.
+    """
+
+    def __init__(
+        self,
+        memory: memoryview,
+        frames: FrameAllocator,
+        *,
+        host: MasterBus | None = None,
+        upstream: Callable[[int, int, bool], Iterator[tuple[int | None, int]]] | None = None,
+    ) -> None:
         super().__init__(memory, frames)
+        self._upstream = upstream
+        if host is not None:
+            self.lock, self.watch, self.way = host.lock, host.watch, host.way
         self._claims: list[tuple[int, int]] = []
         self._ports: dict[int, tuple[PortDevice, int]] = {}  # by port: the device and the offset of the port in it
 
@@ -94,4 +108,19 @@ class IsaBus(MasterBus):
 
     def master(self, name: str) -> BusMaster:
         """A new bus master. ConfigurationError if the name is taken: its counts would mix."""
-        return self.add_master(name, Wires(WIRES))
+        wires = Wires(WIRES)
+        return self.add_master(name, wires if self._upstream is None else _Behind(wires, self._upstream))
+
+
+class _Behind:
+    """The wires, and what is behind the bridge at their other end."""
+
+    def __init__(self, wires: Wires, upstream: Callable[[int, int, bool], Iterator[tuple[int | None, int]]]) -> None:
+        self._upstream = upstream
+        self._wires = wires
+        self.wraps = wires.wraps
+
+    def pieces(self, address: int, length: int, write: bool) -> Iterator[tuple[int | None, int]]:
+        for at, count in self._wires.pieces(address, length, write):
+            assert at is not None
+            yield from self._upstream(at, count, write)

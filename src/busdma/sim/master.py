@@ -8,20 +8,21 @@ Where nobody answers, reads give 0xFF and writes vanish.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Final, Protocol, TypedDict
 
 from busdma.errors import ConfigurationError, DeviceFault
 from busdma.machine.frames import FrameAllocator
 from busdma.machine.machine import DataTraffic
 
-DATA_OWNERS: Final = frozenset({"kernel", "process", "bounce"})  #: labels of frames that hold what is transferred
+DATA_OWNERS: Final = frozenset(
+    {"kernel", "process", "unmapped", "bounce"}
+)  #: labels of frames that hold what is transferred
 FREE: Final = "free"  #: the label for accesses to frames that nobody holds: always a mistake
 UNCLAIMED: Final = "unclaimed"  #: and to addresses where there is no memory
 FAULTED: Final = "faulted"  #: and for the rest of an access that the route broke off
 
-#: which frames a device touches when a mechanism brought it there
-WAYS: Final[Mapping[str, tuple[str, ...]]] = {"direct": ("kernel", "process"), "bounce": ("bounce",)}
+WAYS: Final = ("direct", "window", "remap", "bounce")  #: what a bus can say of how bytes came within a device's reach
 
 
 class Traffic(TypedDict):
@@ -63,6 +64,19 @@ class Route(Protocol):
         """True if the address of some byte loses bits on the way."""
 
 
+class Watch(Protocol):
+    """What stands between the CPU and memory, and must know what masters do: a cache that they do not see."""
+
+    def before_read(self, address: int, length: int, master: str) -> None:
+        """A master is about to read these bytes of memory, by physical address. The bus's lock is held."""
+
+    def after_write(self, address: int, length: int, master: str) -> None:
+        """A master has written them."""
+
+    def unanswered(self, address: int, length: int, master: str) -> None:
+        """A master has used these bus addresses, and nobody answered."""
+
+
 class Wires:
     """A route of `width` address wires straight to memory at 0: the upper bits of an address are lost."""
 
@@ -93,6 +107,7 @@ class BusMaster:
         self._reads = 0
         self._writes = 0
         self._data_accesses = 0
+        self._ways: set[str] = set()  # by which data was reached
         self._wrapped = 0
         self._traffic: dict[str, list[int]] = {}
 
@@ -103,10 +118,16 @@ class BusMaster:
         """
         if length < 1:
             return b""
-        memory, found = self._bus.memory, []
+        memory, watch, found, done = self._bus.memory, self._bus.watch, [], 0
         with self._bus.lock:
             self._reads += 1
             for at, count in self._walk(address, length, False):
+                if watch is not None:
+                    if at is None:
+                        watch.unanswered(address + done, count, self.name)
+                    else:
+                        watch.before_read(at, count, self.name)
+                done += count
                 found.append(b"\xff" * count if at is None else memory[at : at + count].tobytes())
         return found[0] if len(found) == 1 else b"".join(found)
 
@@ -115,7 +136,7 @@ class BusMaster:
 
         DeviceFault where a translation on the way refuses it; what came before that is written.
         """
-        memory, source = self._bus.memory, memoryview(data).cast("B")
+        memory, watch, source = self._bus.memory, self._bus.watch, memoryview(data).cast("B")
         if not source:
             return
         done = 0
@@ -124,6 +145,10 @@ class BusMaster:
             for at, count in self._walk(address, len(source), True):
                 if at is not None:
                     memory[at : at + count] = source[done : done + count]
+                    if watch is not None:
+                        watch.after_write(at, count, self.name)
+                elif watch is not None:
+                    watch.unanswered(address + done, count, self.name)
                 done += count
 
     def statistics(self) -> MasterStatistics:
@@ -146,6 +171,7 @@ class BusMaster:
         base, size = self._bus.frames.base, len(self._bus.memory)
         touched: dict[str, int] = {}
         left = length
+        way = self._bus.way(address)
         if self._route.wraps(address, length):
             self._wrapped += 1
         try:
@@ -167,7 +193,12 @@ class BusMaster:
                 entry = self._traffic.setdefault(label, [0, 0])
                 entry[0] += 1
                 entry[1] += count
-            self._data_accesses += not DATA_OWNERS.isdisjoint(touched)
+            if not DATA_OWNERS.isdisjoint(touched):
+                self._data_accesses += 1
+                if "bounce" in touched:
+                    self._ways.add("bounce")
+                if way != "direct" or any(label in DATA_OWNERS and label != "bounce" for label in touched):
+                    self._ways.add(way)
 
     def _own(self, touched: dict[str, int], physical: int, length: int) -> None:
         frames = self._bus.frames
@@ -197,6 +228,8 @@ class MasterBus:
         self.frames = frames
         self.lock = threading.RLock()
         self.barriers = 0
+        self.watch: Watch | None = None  #: told of what masters do to memory
+        self.way: Callable[[int], str] = lambda address: "direct"  #: which of WAYS a bus address goes
         self._masters: dict[str, BusMaster] = {}
 
     def add_master(self, name: str, route: Route) -> BusMaster:
@@ -222,6 +255,8 @@ class MasterBus:
 
     def traffic(self, name: str) -> DataTraffic:
         """What the master `name` has done to data, and by which mechanisms it was brought there."""
-        counts = self._masters[name].statistics()
-        used = [way for way, owners in WAYS.items() if any(owner in counts["by_owner"] for owner in owners)]
-        return DataTraffic(counts["data_accesses"], counts["data_bytes"], "+".join(used))
+        master = self._masters[name]
+        counts = master.statistics()
+        with self.lock:
+            ways = "+".join(way for way in WAYS if way in master._ways)
+        return DataTraffic(counts["data_accesses"], counts["data_bytes"], ways)

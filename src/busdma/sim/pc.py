@@ -5,12 +5,10 @@ Four options of every such machine: ``bounce``, ``seed``, ``images``, ``disk_mib
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable
 from typing import Any, Final
 
 from busdma.addresses import AddressSet
-from busdma.domain import DmaDomain
 from busdma.machine.frames import FrameAllocator
 from busdma.machine.interrupt import Interrupt
 from busdma.machine.machine import DataTraffic, Device, Machine
@@ -18,6 +16,7 @@ from busdma.machine.space import AddressSpace
 from busdma.machine.spec import Options
 from busdma.sim.images import Images
 from busdma.sim.isa import IsaBus, PortDevice
+from busdma.sim.memory import coherent
 from busdma.tag import Tag
 from busdma.waiting import Runtime
 
@@ -34,11 +33,13 @@ class Pc(Machine):
         limit = options.number("bounce", 128, least=1)
         self.images = Images(spec, options, seed=self.seed)
         options.finish()
-        memory = memoryview(mmap.mmap(-1, ram))
+        memory = coherent(ram, check=options.check)
         frames = FrameAllocator(0, ram // PAGE, page_size=PAGE, seed=self.seed, reserved=BIOS_HOLE)
-        domain = DmaDomain(memory, frames, runtime, bounce_limit=limit)
-        super().__init__(spec, domain, AddressSpace("kernel", memory, frames, pages=2 * ram // PAGE))
-        self.bus = IsaBus(memory, frames)
+        domain = memory.domain(frames, runtime, bounce_limit=limit)
+        super().__init__(spec, domain, AddressSpace("kernel", memory.cpu, frames, pages=2 * ram // PAGE))
+        self.checker = memory.checker
+        self.bus = IsaBus(memory.bus, frames)
+        self.bus.watch = memory.watch
         self.at_close(self.images.close)
 
     def plug(

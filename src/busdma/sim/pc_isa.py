@@ -1,4 +1,6 @@
-"""``sim:pc-isa``: the PC of 1998. 32 MiB of memory, and three AHA-1542s that reach only 16 MiB of it.
+"""``sim:pc-isa``: the PC of 1998. 32 MiB of memory, and cards that reach only 16 MiB of it.
+
+Three AHA-1542s, ``aha0`` to ``aha2``; and a DES card, ``des0``, if ``busdma[des]`` is installed.
 
 Options of the spec, as in ``sim:pc-isa?bounce=17&seed=3``:
 
@@ -25,6 +27,7 @@ from busdma.machine.interrupt import Interrupt
 from busdma.machine.machine import Machine
 from busdma.machine.spec import Options
 from busdma.sim.aha1542 import Aha1542
+from busdma.sim.des import add_to_isa
 from busdma.sim.isa import WIRES
 from busdma.sim.pc import Pc
 from busdma.sim.scsi import ScsiTarget
@@ -55,6 +58,7 @@ class PcIsa(Pc):
                     seed=self.seed + number,
                 )
                 self.plug(name, "aha1542", "isa", tag, adapter, port, line, {"irq": irq, "drq": drq})
+            self.des = add_to_isa(self, self.bus, "des0", 0x240, tag, irq=5)
         except BaseException:
             self.close()
             raise

@@ -104,6 +104,7 @@ class PciSlot:
         self.bus = bus
         self.pin = IntxPin(self, line)
         self.master = bus.host.add_master(name, self)
+        self.upstream = bus.upstream  #: the way of its accesses; through an IOMMU, one of its own
         self._aborts = self._not_enabled = 0
         self._function: PciFunction | None = None
         self._config: ConfigSpace | None = None
@@ -150,7 +151,7 @@ class PciSlot:
             yield None, length
             return
         aborted = False
-        for at, count in self.bus.upstream(address, length, write):
+        for at, count in self.upstream(address, length, write):
             aborted = aborted or at is None
             yield at, count
         if aborted:
@@ -262,7 +263,7 @@ class PciHost(MasterBus):
     def __init__(self, memory: memoryview, frames: FrameAllocator, ram: AddressSet) -> None:
         super().__init__(memory, frames)
         self.ram = ram
-        self.root = PciBus(self, "pci0", self._to_memory)
+        self.root = PciBus(self, "pci0", self.to_memory)
 
     def read(self, address: int, size: int) -> int:
         """The CPU reads memory space: ones if nobody answers."""
@@ -283,7 +284,8 @@ class PciHost(MasterBus):
                 function, bar, offset = claim
                 function.write(bar, offset, size, value)
 
-    def _to_memory(self, address: int, length: int, write: bool) -> Pieces:
+    def to_memory(self, address: int, length: int, write: bool) -> Pieces:
+        """What of an access is memory, by physical address: the end of every way upstream."""
         for inside, at, count in split(address, length, self.ram):
             yield (at if inside else None), count
 

@@ -32,7 +32,7 @@ class PciBridge:
         parent.check_free(number)
         self.name = name
         self.limit = limit
-        self._parent = parent
+        self.upstream = parent.upstream  #: the way of what it forwards; through an IOMMU, one of its own
         self.config = ConfigSpace(0x8086, 0x244E, CLASS_CODE, {}, header=HEADER, pin=0)
         for register in (PRIMARY, SECONDARY, SUBORDINATE):
             self.config.define(register, 1, writable=0xFF)
@@ -58,6 +58,6 @@ class PciBridge:
             return
         for inside, at, count in split(address, length, AddressSet.span(0, self.limit) - self.window()):
             if inside:
-                yield from self._parent.upstream(at, count, write)
+                yield from self.upstream(at, count, write)
             else:
                 yield None, count

@@ -1,0 +1,71 @@
+"""Any buffer as pieces: bytes within one page frame, or one stretch of memory that the machine does not know.
+
+Source: bus_dma(9): a load takes linear buffers, mbuf chains, uios and raw segments, and makes one list of segments.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from busdma.buffers import Buffer, LinearBuffer
+from busdma.errors import BufferGone, DriverError
+from busdma.lists import linear_parts
+from busdma.segments import ABSENT, FOREIGN
+
+if TYPE_CHECKING:
+    from busdma.domain import DmaDomain
+
+
+@dataclass(slots=True)
+class Piece:
+    """Some bytes of a buffer, adjacent in memory."""
+
+    address: int  #: physical, of the first byte; FOREIGN if the machine does not know this memory
+    size: int
+    memory: memoryview  #: where the CPU has the bytes
+    origin: int  #: of the first byte in `memory`
+    uncached: bool = False  #: the CPU sees it past its caches
+    private: bool = False  #: nobody else has anything in its cache lines
+
+    @property
+    def end(self) -> int:
+        """The address behind the last byte."""
+        return self.address + self.size
+
+
+def pieces_of(buffer: Buffer, domain: DmaDomain) -> list[Piece]:
+    """All bytes of `buffer`, in order.
+
+    BufferGone: a page of it is not mapped. DriverError: a page frame of it does not exist.
+    """
+    found: list[Piece] = []
+    for part in linear_parts(buffer):
+        if part.host is not None:
+            found.append(Piece(FOREIGN, part.length, part.host, part.start))
+        else:
+            _walk(part, domain, found)
+    return found
+
+
+def _walk(part: Buffer, domain: DmaDomain, found: list[Piece]) -> None:
+    page = domain.page_size
+    uncached = getattr(part, "uncached", False)
+    private = getattr(part, "private", False)
+    if isinstance(part, LinearBuffer):
+        part.space.page_in(part.start, part.length)
+        uncached = domain.uncached is not None and part.allocation.memory is domain.uncached
+    memory = domain.uncached if uncached and domain.uncached is not None else domain.memory
+    table, base = part.frames.table, domain.base
+    index, head = divmod(part.start, page)
+    left, top = part.length, len(memory)
+    while left:
+        size = min(page - head, left)
+        frame = table[index] if index < len(table) else ABSENT
+        if frame == ABSENT:
+            why = getattr(part, "gone", "") or f"its page {index - part.start // page} is not mapped"
+            raise BufferGone(f"cannot load {part.describe()}: {why}")
+        if not 0 <= frame - base <= top - page:
+            raise DriverError(f"cannot load {part.describe()}: this machine has no page frame {frame:#x}")
+        found.append(Piece(frame + head, size, memory, frame + head - base, uncached, private))
+        left, head, index = left - size, 0, index + 1

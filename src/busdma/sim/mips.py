@@ -1,0 +1,115 @@
+"""``sim:mips``: a Magnum of 1992 (Jazz). 32 MiB of memory, behind write-back caches that DMA does not see.
+
+``esp0`` is a 53C9x SCSI controller with one disk, on a channel of the RC4030, which translates: every load takes bus
+pages, as well as care of the cache. What the CPU writes stays in its cache until it is cleaned, what a device writes is
+not seen until lines are invalidated, and in between the cache evicts and refills lines as it likes. A buffer that a
+device writes and that shares a line of 32 bytes with other data is bounced. Bounce pages, and DMA-safe memory that asks
+for it, are used through the uncached alias.
+
+Options of the spec: ``bounce`` (pages that each bounce zone may grow to, 128), ``seed`` (page frames, platters, and
+what the cache does of its own accord, 1), ``images`` (folder of the disk image ``esp0.img``, kept when closed) and
+``disk_mib`` (size of an image that does not exist yet, 64).
+
+What it does not model: the size of the caches, the second level, and the time that buses and the CPU take.
+
+Source: MIPS R4000 User's Manual; QEMU and NetBSD for the RC4030 (`busdma.sim.rc4030`).
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from busdma.addresses import AddressSet
+from busdma.machine.frames import FrameAllocator
+from busdma.machine.interrupt import Interrupt
+from busdma.machine.machine import DataTraffic, Device, Machine
+from busdma.machine.space import AddressSpace
+from busdma.machine.spec import Options
+from busdma.mechanisms.iova import IovaPool
+from busdma.mechanisms.iova_allocator import IovaAllocator
+from busdma.paths import Window
+from busdma.sim.boards import Board
+from busdma.sim.cache import WriteBackCache
+from busdma.sim.images import Images
+from busdma.sim.jazz_dma import JazzChannel
+from busdma.sim.master import MasterBus
+from busdma.sim.memory import cached
+from busdma.sim.ncr53c9x import Ncr53c9x
+from busdma.sim.rc4030 import Rc4030
+from busdma.sim.registers import ChipRegisters
+from busdma.sim.scsi import ScsiTarget
+from busdma.translators.rc4030 import Rc4030Table
+from busdma.waiting import Runtime
+
+PAGE: Final = 4096
+RAM: Final = 32 << 20
+LINE: Final = 32
+LOGICAL: Final = 16 << 20  #: bytes that the table translates
+VECTORS: Final = AddressSet.span(0, PAGE - 1)  #: of exceptions; no entry can name this frame
+CHANNEL_AT, CHANNEL_ROOM = 0x1000, 0x20
+
+
+class Mips(Machine):
+    """See the module's text."""
+
+    def __init__(self, spec: str, runtime: Runtime, options: Options) -> None:
+        seed = options.number("seed", 1)
+        limit = options.number("bounce", 128, least=1)
+        images = Images(spec, options, seed=seed)
+        options.finish()
+        self.cache = WriteBackCache(RAM, line=LINE, seed=seed)
+        ram = cached(self.cache, check=options.check)
+        frames = FrameAllocator(0, RAM // PAGE, page_size=PAGE, seed=seed, reserved=VECTORS)
+        domain = ram.domain(frames, runtime, bounce_limit=limit)
+        super().__init__(spec, domain, AddressSpace("kernel", ram.cpu, frames, pages=2 * RAM // PAGE))
+        self.checker = ram.checker
+        self.at_close(images.close)
+        self.bus = MasterBus(ram.bus, frames)
+        self.bus.watch, self.bus.way = ram.watch, lambda address: "remap"
+        self.rc4030 = Rc4030(ram.bus, seed=seed)
+        self.rc4030.tlb.stale = ram.stale
+        try:
+            table, where = ram.table(frames, LOGICAL // PAGE * 8, PAGE)
+            translator = Rc4030Table(ChipRegisters(self.bus, self.rc4030), table, where)
+            self.pool = IovaPool("rc4030", domain.queue, translator, IovaAllocator([(0, LOGICAL // PAGE - 1)]))
+            frames.add_releaser(self.pool.forget)
+            jazz = domain.root("magnum").bridge("jazz0", Window(0, LOGICAL, 0, self.pool))
+            line = Interrupt("irq 5", runtime)
+            self.chip = Ncr53c9x(line, self._call_at, runtime.now, targets={0: ScsiTarget(images.disk("esp0", 0))})
+            self.channel = JazzChannel(self.bus.add_master("esp0", self.rc4030.route("esp0")), self.chip)
+            board = Board(
+                "esp0",
+                self.chip,
+                self.channel,
+                chip_at=0,
+                stride=1,
+                engine_at=CHANNEL_AT,
+                engine_room=CHANNEL_ROOM,
+            )
+            registers = ChipRegisters(self.bus, board)
+            self.devices["esp0"] = Device("esp0", "ncr53c9x", "jazz", jazz, registers, line, {"clock": 25})
+        except BaseException:
+            self.close()
+            raise
+
+    def traffic(self, device: str) -> DataTraffic:
+        """See `Machine.traffic`."""
+        return self.bus.traffic(device)
+
+    def statistics(self) -> dict[str, Any]:
+        """See `Machine.statistics`; with the bus's own counts, the table's pool, its TLB and the cache."""
+        return {
+            **super().statistics(),
+            "bus": self.bus.statistics(),
+            "rc4030": self.pool.statistics(),
+            "tlb": self.rc4030.tlb.statistics(),
+            "cache": self.cache.statistics(),
+        }
+
+    def _call_at(self, when: int, fn: Any) -> object:
+        return self.runtime.call_at(when, self.bus.serialised(fn))
+
+
+def open_machine(spec: str, runtime: Runtime, options: Options) -> Machine:
+    """Switch the machine on."""
+    return Mips(spec, runtime, options)
