@@ -23,8 +23,15 @@ if TYPE_CHECKING:
 FRONT_ENDS: Final[Mapping[tuple[str, str], str]] = {
     ("aha1542", "isa"): "busdma.drivers.aha1542.isa",
     ("bt", "vlb"): "busdma.drivers.bt.vlb",
+    ("bt848", "pci"): "busdma.drivers.bt848.pci",
+    ("des", "isa"): "busdma.drivers.des.isa",
+    ("des", "pci"): "busdma.drivers.des.pci",
     ("edu", "pci"): "busdma.drivers.edu.pci",
+    ("ncr53c9x", "jazz"): "busdma.drivers.ncr53c9x.jazz",
+    ("ncr53c9x", "pci"): "busdma.drivers.ncr53c9x.pci",
+    ("ncr53c9x", "sbus"): "busdma.drivers.ncr53c9x.sbus",
     ("nvme", "pci"): "busdma.drivers.nvme.pci",
+    ("pcnet", "pci"): "busdma.drivers.pcnet.pci",
 }
 
 

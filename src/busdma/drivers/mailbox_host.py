@@ -10,6 +10,8 @@ Source: as `busdma.drivers.mailbox_port`.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from busdma.drivers import mailbox_port
@@ -70,11 +72,12 @@ class Layout(Protocol):
 class Ccb(Slot):
     """A slot of our CCB array."""
 
-    __slots__ = ("address", "offset")
+    __slots__ = ("address", "given", "offset")
 
     def __init__(self, data: Map, offset: int, address: int) -> None:
         super().__init__(data)
         self.offset, self.address = offset, address
+        self.given = False  #: the CCB is the adapter's
 
 
 class MailboxHost(ScsiHost[Ccb]):
@@ -138,6 +141,9 @@ class MailboxHost(ScsiHost[Ccb]):
             wanted = self._attachment.properties.get(what, is_set_to)
             if wanted != is_set_to:
                 raise ConfigurationError(f"{self.name} is set to {what} {is_set_to}; the bus expects {what} {wanted}")
+        self._mail.tag.report_idle()  # it has been reset: all of it is ours again
+        for slot in self._slots:
+            slot.given = False
         self._mail.view[: self._ccbs_at] = bytes(self._ccbs_at)
         self._mail.sync(TO_DEVICE, 0, self._ccbs_at)
         self._next_out = self._next_in = 0
@@ -153,6 +159,7 @@ class MailboxHost(ScsiHost[Ccb]):
     def _begin(self, slot: Ccb) -> None:
         self._write(slot)
         self._mail.sync(TO_DEVICE, slot.offset, self.layout.SLOT)
+        slot.given = True
         self._send(mailbox_port.START, slot)
 
     def _begin_abort(self, slot: Ccb) -> None:
@@ -162,14 +169,22 @@ class MailboxHost(ScsiHost[Ccb]):
         """Fill the next outgoing mailbox; the adapter scans them in turn (5-30). Under the lock."""
         layout = self.layout
         at = layout.BOX * self._next_out
-        self._mail.sync(FROM_DEVICE, at, layout.BOX)
-        if layout.read_mailbox(self._mail.view, at)[0] != mailbox_port.FREE:
+        with self._mailbox(at):
+            room = layout.read_mailbox(self._mail.view, at)[0] == mailbox_port.FREE
+            if room:
+                layout.write_mailbox(self._mail.view, at, action, slot.address)
+        if not room:
             self._trouble.put(f"outgoing mailbox {self._next_out} is still full")
             return
-        layout.write_mailbox(self._mail.view, at, action, slot.address)
-        self._mail.sync(TO_DEVICE, at, layout.BOX)
         self._next_out = (self._next_out + 1) % self._count
         self._ring()
+
+    @contextmanager
+    def _mailbox(self, at: int) -> Iterator[None]:
+        """Inside, the mailbox at `at` is ours; else the adapter's, which looks whenever it likes. Under the lock."""
+        self._mail.sync(FROM_DEVICE, at, self.layout.BOX)
+        yield
+        self._mail.sync(TO_DEVICE, at, self.layout.BOX)
 
     def _ring(self) -> None:
         with self._lock:
@@ -196,20 +211,22 @@ class MailboxHost(ScsiHost[Ccb]):
             if not self._open:
                 return False  # a reset is under way, which settles everything
             at = layout.BOX * (self._count + self._next_in)
-            self._mail.sync(FROM_DEVICE, at, layout.BOX)
-            status, address = layout.read_mailbox(self._mail.view, at)
+            with self._mailbox(at):
+                status, address = layout.read_mailbox(self._mail.view, at)
+                if status != mailbox_port.FREE:
+                    layout.write_mailbox(self._mail.view, at, mailbox_port.FREE, 0)
             if status == mailbox_port.FREE:
                 return False
-            layout.write_mailbox(self._mail.view, at, mailbox_port.FREE, 0)
-            self._mail.sync(TO_DEVICE, at, layout.BOX)
             self._next_in = (self._next_in + 1) % self._count
             index, rest = divmod(address - self._mail.address - self._ccbs_at, layout.SLOT)
             slot = self._slots[index] if rest == 0 and 0 <= index < len(self._slots) else None
             if slot is None or not slot.told:
                 self._counts["stray"] += 1
                 return True
+            if slot.given:  # an abort that finds nothing comes behind the end of its command
+                self._mail.sync(FROM_DEVICE, slot.offset, layout.SLOT)
+                slot.given = False
         if status in (mailbox_port.DONE, mailbox_port.FAILED):
-            self._mail.sync(FROM_DEVICE, slot.offset, layout.SLOT)
             self._finished(slot, layout.read_outcome(self._mail.view, slot.offset))
         elif status in (mailbox_port.ABORTED, mailbox_port.NOT_FOUND):
             self._aborted(slot)

@@ -75,6 +75,7 @@ class ScsiHost(ABC, Generic[S]):
     """One controller. ``start``, then use ``disks``."""
 
     HOST_STATUS: ClassVar[dict[int, str]]  #: the controller's codes in words
+    ABSENT: ClassVar[frozenset[int]] = frozenset()  #: of these, the ones that say that nobody is there
 
     def __init__(self, attachment: Attachment, tag: Tag, *, maxio: int, timeout: int = TIMEOUT) -> None:
         self.name, self.tag = attachment.name, tag
@@ -104,7 +105,7 @@ class ScsiHost(ABC, Generic[S]):
 
     @abstractmethod
     async def _installed(self) -> list[tuple[int, int]]:
-        """The (target, logical unit) pairs that are there."""
+        """The (target, logical unit) pairs that are there, or that may be, if a command can end with ABSENT."""
 
     @abstractmethod
     def _begin(self, slot: S) -> None:
@@ -179,16 +180,20 @@ class ScsiHost(ABC, Generic[S]):
         name = f"{self.name}:{target}" + (f".{lun}" if lun else "")
         unit = Unit(target, lun, RequestQueue(name, self._runtime))
         self._units.append(unit)
-        self._context(partial(self._serve, unit), name)
+        server = self._context(partial(self._serve, unit), name)
         try:
             disk = await find_disk(unit.queue, self._maxio)
         except DeviceFault as fault:
-            self.silent[name] = fault
+            if isinstance(fault, ScsiFault) and fault.host_status in self.ABSENT:
+                self._units.remove(unit)
+                server.cancel()
+            else:
+                self.silent[name] = fault
         else:
             if disk is not None:
                 self.disks.append(disk)
 
-    def _context(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+    def _context(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> Task[None]:
         async def context() -> None:
             try:
                 await run()
@@ -196,7 +201,9 @@ class ScsiHost(ABC, Generic[S]):
                 self._break(DeviceFault(f"the driver of {self.name} failed in context {name!r}: {error!r}"))
                 raise
 
-        self._tasks.append(self._runtime.start(context, name=f"{self.name} {name}"))
+        task = self._runtime.start(context, name=f"{self.name} {name}")
+        self._tasks.append(task)
+        return task
 
     def _reopen(self) -> None:
         with self._lock:
@@ -286,6 +293,17 @@ class ScsiHost(ABC, Generic[S]):
             slot.abort.wake()
         self._conclude(slot)
 
+    def _over(self, slot: S, outcome: scsi.Outcome | None) -> None:
+        """As both of these, of a controller that has no other answer to an abort than that the command is over."""
+        with self._lock:
+            slot.outcome, slot.told = outcome, False
+            if slot.abort is not None:
+                slot.abort.wake()
+        self._conclude(slot)
+
+    def _landed(self, slot: S) -> None:
+        """The device's data are in the request's buffer. For what did not come by DMA."""
+
     def _conclude(self, slot: S) -> None:
         """The controller has let go of `slot`: try again, or settle its request."""
         assert slot.unit is not None
@@ -330,6 +348,7 @@ class ScsiHost(ABC, Generic[S]):
         if slot.loaded is not None:
             if told:
                 slot.map.sync(slot.loaded.post)
+                self._landed(slot)
             slot.map.unload()
         slot.clear()
         self._free.put(slot)
@@ -378,11 +397,11 @@ class ScsiHost(ABC, Generic[S]):
         except (DriverError, DeviceFault) as fault:
             self._break(DeviceFault(f"{self.name} is out of service: {why}; the reset failed: {fault}"))
             return
-        self.tag.report_idle()
         again: list[Request] = []
         for slot in lost:
             assert slot.unit is not None
             assert slot.request is not None
+            slot.map.report_idle()  # and no other: who waits to be started has given its data already
             queue, request = slot.unit.queue, slot.request
             request.resets += 1
             if slot.abort is None and request.resets <= MOST_RESETS:

@@ -14,7 +14,7 @@ from busdma.drivers.nvme.layout import PAGE, Completion
 from busdma.drivers.nvme.queue import QueuePair
 from busdma.errors import DeadlineExpired, DeviceFault
 from busdma.machine.attachment import MmioRegisters
-from busdma.sync import POSTREAD, POSTWRITE, PREREAD, PREWRITE
+from busdma.sync import POSTREAD, PREREAD
 from busdma.tag import Tag
 from busdma.waiting import Runtime, Waiter
 
@@ -125,9 +125,9 @@ class Controller:
 
     async def identify(self, what: int, nsid: int = 0) -> bytes:
         """The 4096 bytes of an Identify (5.15)."""
-        self._data.sync(PREREAD | PREWRITE)
+        self._data.sync(PREREAD)
         await self.admin("Identify", layout.IDENTIFY, nsid, self._data.address, (what,))
-        self._data.sync(POSTREAD | POSTWRITE)
+        self._data.sync(POSTREAD)
         return bytes(self._data.view)
 
     async def abort(self, pair: QueuePair, id: int) -> None:

@@ -213,6 +213,7 @@ class Nvme:
         unit = Unit(nsid, RequestQueue(name, self._runtime), self._pairs[number])
         size = prp.list_size(self._largest // PAGE + 1)
         lists = self._control.alloc(depth * size)
+        lists.sync(PREWRITE)  # the controller's, but for what is being written
         self._lists.append(lists)
         first = sum(pair == unit.pair.id for pair, _ in self._slots)
         for i in range(depth):
@@ -464,12 +465,12 @@ class Nvme:
         except (DriverError, DeviceFault) as fault:
             self._break(DeviceFault(f"{self.name} is out of service: {why}; the reset failed: {fault}"))
             return
-        self.tag.report_idle()
         for slot in over:
             self._conclude(slot)
         again: list[Request] = []
         for slot in lost:
             assert slot.request is not None
+            slot.map.report_idle()  # and no other: who waits to be started has given its data already
             queue, request = slot.unit.queue, slot.request
             request.resets += 1
             if slot.abort is None and request.resets <= MOST_RESETS:

@@ -37,16 +37,23 @@ class QueuePair:
         self._registers = registers
         self._tail_bell = DOORBELLS + 2 * id * stride
         self._head_bell = self._tail_bell + stride
+        self._give()
         self.clear()
 
     def clear(self) -> None:
         """Both queues as a controller that has just been enabled takes them: empty."""
         self._tail = self._told = self._head = self._head_told = 0
         self._phase = 1
+        self.commands.sync(POSTWRITE)
+        self.completions.sync(POSTREAD)
         for memory in (self.commands, self.completions):
-            memory.sync(POSTREAD | POSTWRITE)
             memory.view[:] = bytes(memory.size)
-            memory.sync(PREREAD | PREWRITE)
+        self._give()
+
+    def _give(self) -> None:
+        """The controller reads commands and writes completions; whoever else looks at an entry takes that one back."""
+        self.commands.sync(PREWRITE)
+        self.completions.sync(PREREAD)
 
     def put(self, opcode: int, id: int, nsid: int, prp1: int, prp2: int, words: Sequence[int]) -> None:
         """Write a command at the tail. The controller is told at the next `ring`."""
