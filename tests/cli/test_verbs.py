@@ -28,18 +28,18 @@ def test_machines(cli: Cli) -> None:
     assert done.status == 0
     head, *rows = done.out.splitlines()
     assert head.split() == ["spec", "available", "buses", "drivers", "what"]
-    assert ["sim:pc-isa", "yes", "isa", "aha1542"] in [row.split()[:4] for row in rows]
-    assert [row.split()[0] for row in rows] == list(busdma.machines.MACHINES)
+    assert ["sim:pc-isa", "yes", "isa", "aha1542,des"] in [row.split()[:4] for row in rows]
+    assert [row.split()[0] for row in rows] == list(busdma.machines.specs())
 
 
 def test_machines_as_json(cli: Cli) -> None:
     machines = {machine["spec"]: machine for machine in cli("machines", "--json").document["machines"]}
-    assert list(machines) == list(busdma.machines.MACHINES)
+    assert list(machines) == list(busdma.machines.specs())
     machine = machines["sim:pc-isa"]
     assert set(machine) == {"spec", "available", "why_not", "buses", "drivers", "what"}
     assert machine["available"] is True
     assert machine["buses"] == ["isa"]
-    assert machine["drivers"] == ["aha1542"]
+    assert machine["drivers"] == ["aha1542", "des"]
 
 
 def test_a_machine_that_cannot_be_opened_says_why(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,8 +59,13 @@ def cli(busdma: Cli) -> Cli:
 
 
 def test_select() -> None:
-    assert select("*") == list(busdma.machines.MACHINES)
+    assert select("*") == list(busdma.machines.specs())
     assert select("sim:pc-is?") == ["sim:pc-isa"]
+    assert select("sim:x86-64") == ["sim:x86-64"]
+    assert select("sim:x86-64?iommu=on") == select("sim:x86*?iommu=on") == ["sim:x86-64?iommu=on"]
+    assert select("sim:x86*?bounce=9&seed=2")[1:] == ["sim:x86-64?iommu=on&bounce=9&seed=2"]
+    with pytest.raises(ConfigurationError, match="name=value"):
+        select("sim:pc-isa?bounce=9&seed")
     with pytest.raises(ConfigurationError, match="there are: sim:pc-isa"):
         select("qemu:*")
 

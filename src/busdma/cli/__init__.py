@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
-from busdma.cli import bench, explain, machines, matrix
+from busdma.cli import bench, check, explain, machines, matrix
 from busdma.cli.output import Output
 from busdma.errors import BusdmaError
 
@@ -58,6 +58,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True)
-    for verb in (machines, matrix, explain, bench):
+    for verb in (machines, matrix, explain, check, bench):
         verb.add_to(verbs)
     return parser

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any, Final
 
 from busdma.cli.output import Output
-from busdma.errors import ConfigurationError
-from busdma.machines import MACHINES
+from busdma.machine.spec import with_option
+from busdma.machines import select, specs
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
+__all__ = ["COLUMNS", "add_to", "run", "select", "with_option"]
 
 COLUMNS: Final = ("spec", "available", "buses", "drivers", "what")
 
@@ -30,7 +31,7 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace, output: Output) -> None:
     """List them."""
     rows: list[dict[str, Any]] = []
-    for spec, entry in MACHINES.items():
+    for spec, entry in specs().items():
         why_not = entry.why_not()
         rows.append(
             {
@@ -38,37 +39,9 @@ def run(args: argparse.Namespace, output: Output) -> None:
                 "available": not why_not,
                 "why_not": why_not,
                 "buses": list(entry.buses),
-                "drivers": list(entry.drivers),
+                "drivers": [*entry.drivers, *entry.others],
                 "what": entry.what,
             }
         )
     output.document = {"machines": rows}
     output.say_table(COLUMNS, [{**row, "available": row["why_not"] or "yes"} for row in rows])
-
-
-def select(pattern: str) -> list[str]:
-    """The specs of the machines whose name matches the glob `pattern`; options behind a ``?`` go to each of them.
-
-    >>> select("sim:*isa?bounce=17")
-    ['sim:pc-isa?bounce=17']
-
-    ConfigurationError if none does.
-    """
-    glob, _, options = pattern.partition("?")
-    if "=" not in options:  # then this ? belongs to the glob
-        glob, options = pattern, ""
-    found = [name for name in MACHINES if fnmatchcase(name, glob)]
-    if not found:
-        raise ConfigurationError(f"no machine matches {glob!r}; there are: {', '.join(MACHINES)}")
-    return [f"{name}?{options}" if options else name for name in found]
-
-
-def with_option(spec: str, name: str, value: object) -> str:
-    """`spec` with that option, whatever it said of it before.
-
-    >>> with_option("sim:pc-isa?seed=3", "bounce", 17)
-    'sim:pc-isa?seed=3&bounce=17'
-    """
-    machine, _, options = spec.partition("?")
-    kept = [option for option in options.split("&") if option and option.partition("=")[0] != name]
-    return f"{machine}?{'&'.join([*kept, f'{name}={value}'])}"

@@ -16,6 +16,7 @@ from busdma.cli.output import Output, number
 from busdma.cli.roundtrip import Source
 from busdma.errors import BusdmaError, ConfigurationError
 from busdma.machine.machine import Machine
+from busdma.machines import MACHINES
 from busdma.runtime import NAMES, by_name
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="DIR",
         help="existing folder for the disk images (aha0.img, ...), which are kept; those already there are overwritten",
     )
+    parser.add_argument(
+        "--check", action="store_true", help="under the DMA checker: whatever it finds is printed, and is a failure"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON document")
     parser.set_defaults(run=run)
 
@@ -88,10 +92,16 @@ def run(args: argparse.Namespace, output: Output) -> None:
         for spec in specs:
             interrupts.check()
             try:
-                with _switched_on(spec, args.runtime, options) as machine:
+                with _switched_on(spec, args.runtime, options, args.check) as machine:
                     _refuse_own_image(source, args.images, machine)
+                    for name, why in machine.absent.items():
+                        output.note(f"{spec}: {name} is skipped, because {why}")
+                    others = MACHINES[spec.partition("?")[0]].others
                     for driver in dict.fromkeys(device.driver for device in machine.devices.values()):
-                        rows.append(Job(machine, driver, source, output, interrupts).run())
+                        if driver not in others:
+                            rows.append(Job(machine, driver, source, output, interrupts).run())
+                for finding in machine.checker.findings if machine.checker else ():
+                    output.fail(Found(f"{spec}: {finding}"))
             except (BusdmaError, OSError) as error:
                 output.fail(error)
         interrupts.check()
@@ -102,11 +112,15 @@ def run(args: argparse.Namespace, output: Output) -> None:
         output.say(f"the disk images are kept in {args.images}")
 
 
+class Found(BusdmaError):
+    """The checker found something."""
+
+
 @contextmanager
-def _switched_on(spec: str, runtime: str, options: Mapping[str, object]) -> Iterator[Machine]:
+def _switched_on(spec: str, runtime: str, options: Mapping[str, object], check: bool) -> Iterator[Machine]:
     """The machine, and its runtime; at the end the drivers end first, then the images are closed."""
     carrier = by_name(runtime)
-    machine = busdma.open(spec, runtime=carrier, **options)
+    machine = busdma.open(spec, runtime=carrier, check=check, **options)
     try:
         yield machine
     except Exception:

@@ -26,6 +26,7 @@ class Output:
         self.as_json = as_json
         self.document: dict[str, Any] = {}
         self.errors: list[dict[str, str]] = []
+        self.status = 1  #: to exit with, should there be errors
         self.progress = Progress(err)
         self._out = out
         self._err = err
@@ -59,7 +60,7 @@ class Output:
     def finish(self) -> int:
         """Print the answer. Returns the exit status."""
         self.progress.clear()
-        status = 1 if self.errors else 0
+        status = self.status if self.errors else 0
         if self.as_json:
             whole = {"ok": not self.errors, "errors": self.errors, **self.document}
             text = json.dumps(whole, indent=2, allow_nan=False) + "\n"

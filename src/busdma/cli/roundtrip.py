@@ -203,7 +203,7 @@ async def _move(
     machine: Machine, disk: BlockDevice, at: int, buffer: LinearBuffer, direction: Direction, meter: Meter
 ) -> None:
     lba = at // disk.block_size
-    await transfer_all(disk, lba, buffer, direction, runtime=machine.runtime, progress=meter.add)
+    await transfer_all(disk, lba, machine.sealed(buffer), direction, runtime=machine.runtime, progress=meter.add)
 
 
 @contextmanager
