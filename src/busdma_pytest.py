@@ -1,0 +1,85 @@
+"""The pytest plugin of busdma: the fixture ``machine``, its options and its marker. See `busdma.testing`.
+
+pytest imports this file in every run of everybody who has busdma installed. So it is no part of the package, whose
+import costs a hundred times as much, and imports nothing of it until a test asks for a machine.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from busdma.machine.machine import Machine
+    from busdma.testing.plugin import Choice
+
+_CHOICE = "_busdma_choice"  # the fixture that is parametrised; `machine` may be somebody else's
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the options."""
+    group = parser.getgroup("busdma", "machines for tests of drivers (busdma)")
+    group.addoption(
+        "--busdma-machine",
+        metavar="GLOB",
+        action="append",
+        default=[],
+        help="run tests that take `machine` on these, as listed by `busdma machines`; options may follow, as in "
+        "'sim:pc-isa?bounce=17'; may be repeated; default: every machine that this host has",
+    )
+    group.addoption(
+        "--busdma-seed",
+        metavar="N",
+        type=int,
+        help="another run: page frames lie elsewhere, and drivers that can run take other turns",
+    )
+    group.addoption("--busdma-check", action="store_true", help="under the DMA checker: what it finds fails the test")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the marker known."""
+    config.addinivalue_line(
+        "markers",
+        "busdma(drivers=..., buses=..., machine=GLOB, check=True): which machines the fixture `machine` is, those with "
+        "one of these drivers and one of these buses; under the DMA checker or not",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Repeat a test that takes `machine` for every machine that fits."""
+    if _CHOICE in metafunc.fixturenames:
+        from busdma.testing.plugin import choices
+
+        found = choices(metafunc.config, metafunc.definition.iter_markers("busdma"))
+        metafunc.parametrize(_CHOICE, found, ids=str, indirect=True)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Say how to run a failed test again."""
+    report = yield
+    if call.excinfo is not None and _CHOICE in getattr(item, "fixturenames", ()):
+        from busdma.testing.plugin import interrupted
+
+        interrupted(item, report)
+    return report
+
+
+@pytest.fixture
+def _busdma_choice(request: pytest.FixtureRequest) -> Choice:
+    """Which machine."""
+    choice: Choice = request.param
+    return choice
+
+
+@pytest.fixture
+def machine(request: pytest.FixtureRequest, _busdma_choice: Choice) -> Generator[Machine]:
+    """A machine that has just been switched on, one test for each that fits; closed afterwards. Leaks are failures."""
+    from busdma.testing.plugin import switched_on
+
+    yield from switched_on(request.node, _busdma_choice)

@@ -1,0 +1,393 @@
+"""The pytest plugin as its users meet it: each test runs pytest in another process."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ("pytester",)
+
+ROOT = Path(__file__).resolve().parents[2]
+MACHINES = ("--busdma-machine", "sim:pc-isa", "--busdma-machine", "sim:pc-vlb")
+
+
+@pytest.fixture(autouse=True)
+def no_ci(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
+
+
+def run(pytester: pytest.Pytester, source: str, *options: str) -> pytest.RunResult:
+    pytester.makeini("[pytest]")
+    pytester.makepyfile(source)
+    return pytester.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error", "-rs", *options)
+
+
+def text(done: pytest.RunResult) -> str:
+    return "\n".join(done.outlines + done.errlines)
+
+
+# ---------------------------------------------------------------- what it costs
+
+
+def test_pytest_finds_it() -> None:
+    (entry,) = [entry for entry in importlib.metadata.entry_points(group="pytest11") if entry.name == "busdma"]
+    assert entry.value == "busdma_pytest"
+
+
+def test_a_run_without_it_does_not_import_busdma(pytester: pytest.Pytester) -> None:
+    done = run(
+        pytester,
+        """
+        import sys
+        import pytest
+
+        @pytest.fixture
+        def machine():  # somebody else's
+            return 5
+
+        def test_mine(machine, request):
+            assert machine == 5
+            assert request.config.pluginmanager.has_plugin("busdma")
+            assert "busdma_pytest" in sys.modules
+            assert [name for name in sys.modules if name.partition(".")[0] == "busdma"] == []
+        """,
+    )
+    done.assert_outcomes(passed=1)
+
+
+def test_the_plugin_imports_nothing_that_pytest_has_not_imported() -> None:
+    script = "import sys, pytest; before = set(sys.modules); import busdma_pytest; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["busdma_pytest"]
+
+
+def test_the_options_are_explained(pytester: pytest.Pytester) -> None:
+    done = pytester.runpytest_subprocess("--help")
+    for option in ("--busdma-machine=GLOB", "--busdma-seed=N", "--busdma-check"):
+        assert option in text(done)
+    markers = pytester.runpytest_subprocess("--markers")
+    assert "@pytest.mark.busdma(drivers=..." in text(markers)
+
+
+# ---------------------------------------------------------------- which machines
+
+
+def test_one_test_for_each_machine(pytester: pytest.Pytester) -> None:
+    done = run(pytester, "def test_a(machine): print('spec =', machine.spec)", "-s")
+    found = re.findall(r"spec = (\S+)", text(done))
+    listed = subprocess.run([sys.executable, "-m", "busdma", "machines"], capture_output=True, text=True, check=True)
+    rows = [line.split() for line in listed.stdout.splitlines()[1:]]
+    assert found == [row[0] for row in rows if row[1] == "yes"]
+    assert {"sim:pc-isa", "sim:x86-64", "sim:x86-64?iommu=on"} <= set(found)
+    done.assert_outcomes(passed=len(found))
+
+
+def test_chosen_machines(pytester: pytest.Pytester) -> None:
+    source = "def test_a(machine): print('spec =', machine.spec)"
+    done = run(pytester, source, "-s", "--busdma-machine", "sim:pc-*?bounce=17", "--busdma-machine", "sim:pc-isa")
+    assert re.findall(r"spec = (\S+)", text(done)) == ["sim:pc-isa?bounce=17", "sim:pc-vlb?bounce=17", "sim:pc-isa"]
+
+
+def test_the_marker_narrows(pytester: pytest.Pytester) -> None:
+    done = run(
+        pytester,
+        """
+        import pytest
+
+        @pytest.mark.busdma(drivers="bt")
+        def test_driver(machine): print("driver", machine.spec)
+
+        @pytest.mark.busdma(drivers=("bt", "edu"))
+        @pytest.mark.busdma(buses="pci")
+        def test_both(machine): print("both", machine.spec)
+
+        @pytest.mark.busdma(machine="sim:x86-64")
+        def test_name(machine): print("name", machine.spec)
+
+        @pytest.mark.busdma(machine="sim:x86-64?iommu=standing")
+        def test_options(machine): print("options", machine.spec)
+
+        @pytest.mark.busdma(machine="sim:x86-64*", check=True)
+        class TestClass:
+            @pytest.mark.busdma(check=False)
+            def test_glob(self, machine): print("glob", machine.spec, machine.checker is None)
+
+            def test_check(self, machine): print("check", machine.spec, machine.checker is None)
+        """,
+        "-s",
+    )
+    found: dict[str, list[str]] = {}
+    for name, rest in re.findall(r"(driver|both|name|options|glob|check) (sim:.*)", text(done)):
+        found.setdefault(name, []).append(rest)
+    assert found == {
+        "driver": ["sim:pc-vlb"],
+        "both": ["sim:x86-64", "sim:x86-64?iommu=on"],
+        "name": ["sim:x86-64"],
+        "options": ["sim:x86-64?iommu=standing"],
+        "glob": ["sim:x86-64 True", "sim:x86-64?iommu=on True"],
+        "check": ["sim:x86-64 False", "sim:x86-64?iommu=on False"],
+    }
+
+
+NOTHING_FITS = """
+import pytest
+
+@pytest.mark.busdma(drivers="no such driver", buses="isa")
+def test_a(machine): assert False
+"""
+
+
+def test_no_machine_fits(pytester: pytest.Pytester) -> None:
+    done = run(pytester, NOTHING_FITS, *MACHINES)
+    done.assert_outcomes(skipped=1)
+    assert "no machine fits drivers='no such driver', buses='isa' among sim:pc-isa and sim:pc-vlb" in text(done)
+
+
+def test_no_machine_fits_and_it_is_ci(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+    done = run(pytester, NOTHING_FITS, *MACHINES)
+    done.assert_outcomes(errors=1)
+    assert "no machine fits" in text(done)
+
+
+def test_a_device_that_the_machine_would_have(pytester: pytest.Pytester) -> None:
+    """Without the cipher's package there is no DES card: then the test cannot run, and says why."""
+    source = """
+    import sys
+    import pytest
+
+    sys.modules["Crypto"] = None
+
+    @pytest.mark.busdma(drivers="des")
+    def test_a(machine): assert False
+    """
+    done = run(pytester, source, "--busdma-machine", "sim:pc-isa")
+    done.assert_outcomes(skipped=1)
+    assert "sim:pc-isa has no device of des here (des0: " in text(done)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (
+            ["--busdma-machine", "sim:nothing"],
+            "--busdma-machine: no machine matches 'sim:nothing'; there are: sim:pc-isa",
+        ),
+        (["--busdma-seed", "x"], "invalid int value: 'x'"),
+        (["--busdma-machine", "sim:pc-isa?colour=red"], "sim:pc-isa?colour=red: no option colour; there are: "),
+    ],
+)
+def test_wrong_options(pytester: pytest.Pytester, options: list[str], said: str) -> None:
+    done = run(pytester, "def test_a(machine): pass", *options)
+    assert done.ret != 0
+    assert said in text(done)
+
+
+@pytest.mark.parametrize("words", ['driver="edu"', '"edu"'])
+def test_a_wrong_marker(pytester: pytest.Pytester, words: str) -> None:
+    source = f"import pytest\n@pytest.mark.busdma({words})\ndef test_a(machine): pass"
+    done = run(pytester, source)
+    assert done.ret != 0
+    assert "marker busdma knows drivers=, buses=, machine=, check=" in text(done)
+
+
+# ---------------------------------------------------------------- what fails a test
+
+
+LEAK = """
+def test_a(machine):
+    tag = machine.devices["bt0"].tag.derive("mine")
+    tag.create_map(name="lost").load_nowait(machine.allocate(100))
+"""
+
+
+def test_a_leak_fails_the_test(pytester: pytest.Pytester) -> None:
+    done = run(pytester, LEAK, "--busdma-machine", "sim:pc-vlb")
+    done.assert_outcomes(passed=1, errors=1)
+    assert "map 'lost' of tag pc/vlb/mine is loaded" in text(done)
+    assert "stop the drivers" in text(done)
+
+
+def test_a_test_that_failed_is_not_asked_for_leaks(pytester: pytest.Pytester) -> None:
+    done = run(pytester, LEAK + "    assert False, 'the reason'\n", "--busdma-machine", "sim:pc-vlb")
+    done.assert_outcomes(failed=1)
+    assert "the reason" in text(done)
+    assert "'lost'" not in "".join(line for line in done.outlines if "is loaded" in line)
+
+
+MISTAKE = """
+def test_a(machine):
+    tag = machine.devices["bt0"].tag.derive("mine")
+    map = tag.create_map(name="hasty")
+    map.load_nowait(machine.allocate(100))
+    map.sync(machine_pre)
+    map.unload()
+
+from busdma import PREWRITE as machine_pre
+"""
+
+
+def test_findings_fail_the_test(pytester: pytest.Pytester) -> None:
+    assert run(pytester, MISTAKE, "--busdma-machine", "sim:pc-vlb").ret == 0
+    done = run(pytester, MISTAKE, "--busdma-machine", "sim:pc-vlb", "--busdma-check")
+    done.assert_outcomes(passed=1, errors=1)
+    assert "sim:pc-vlb: the DMA checker found" in text(done)
+    assert "missing-post: " in text(done)
+    assert "map 'hasty' of tag pc/vlb/mine" in text(done)
+
+
+def test_findings_are_told_beside_a_failure(pytester: pytest.Pytester) -> None:
+    source = MISTAKE.replace("    map.unload()\n", "    map.unload()\n    assert False\n")
+    done = run(pytester, source, "--busdma-machine", "sim:pc-vlb", "--busdma-check")
+    done.assert_outcomes(failed=1)
+    assert "busdma: the DMA checker" in text(done)
+    assert "missing-post: " in text(done)
+
+
+def test_the_machine_is_closed_whatever_happened(pytester: pytest.Pytester) -> None:
+    done = run(
+        pytester,
+        """
+        import pytest
+        kept = []
+
+        def test_fails(machine):
+            kept.append(machine)
+            assert False
+
+        def test_skips(machine):
+            kept.append(machine)
+            pytest.skip("no reason")
+
+        def test_closes(machine):
+            kept.append(machine)
+            machine.close()
+
+        def test_all_of_them():
+            assert len(kept) == 3
+            assert all(machine.closed for machine in kept)
+        """,
+        "--busdma-machine",
+        "sim:pc-vlb",
+    )
+    done.assert_outcomes(passed=2, failed=1, skipped=1)
+
+
+# ---------------------------------------------------------------- seeds, and again
+
+
+FRAMES = """
+def test_a(machine):
+    segments = machine.driver("bt0").tag.create_map().load_nowait(machine.allocate(20_000))
+    print("frames", [hex(address) for address, length in segments])
+    assert False
+"""
+
+
+def frames(done: pytest.RunResult) -> str:
+    (line,) = [line for line in done.outlines if line.startswith("frames")]
+    return line
+
+
+def test_a_failure_says_how_to_repeat_it(pytester: pytest.Pytester) -> None:
+    done = run(pytester, FRAMES, "--busdma-machine", "sim:pc-v*?bounce=20", "--busdma-seed", "7", "--busdma-check")
+    done.assert_outcomes(failed=1)
+    (line,) = [line for line in done.outlines if line.startswith("pytest ")]
+    name = "test_a_failure_says_how_to_repeat_it.py::test_a[sim:pc-vlb?bounce=20]"
+    assert line == f"pytest '{name}' --busdma-machine 'sim:pc-vlb?bounce=20' --busdma-seed 7 --busdma-check"
+    again = pytester.run(
+        sys.executable,
+        *("-m", "pytest", "-p", "no:cacheprovider", name, "--busdma-machine", "sim:pc-vlb?bounce=20"),
+        *("--busdma-seed", "7", "--busdma-check"),
+    )
+    again.assert_outcomes(failed=1)
+    assert frames(again) == frames(done)
+    other = run(pytester, FRAMES, "--busdma-machine", "sim:pc-vlb?bounce=20", "--busdma-seed", "8")
+    assert frames(other) != frames(done)
+
+
+def test_a_seed_in_the_spec_stays(pytester: pytest.Pytester) -> None:
+    one = run(pytester, FRAMES, "--busdma-machine", "sim:pc-vlb?seed=3", "--busdma-seed", "9")
+    two = run(pytester, FRAMES, "--busdma-machine", "sim:pc-vlb?seed=3")
+    assert frames(one) == frames(two)
+
+
+def test_a_seed_lets_drivers_take_other_turns(pytester: pytest.Pytester) -> None:
+    source = """
+    from busdma import Waiter
+
+    def test_a(machine):
+        order = []
+
+        async def driver(name):
+            order.append(name)
+
+        async def main():
+            tasks = [machine.runtime.start(driver, name) for name in "abcdef"]
+            for task in tasks:
+                await machine.runtime.park(task.done)
+
+        machine.run(main)
+        print("turns", *order)
+    """
+    turns: set[str] = set()
+    for seed in ("1", "2", "3", "3"):
+        done = run(pytester, source, "-s", "--busdma-machine", "sim:pc-vlb", "--busdma-seed", seed)
+        turns.update(re.findall(r"turns [a-f ]+", text(done)))
+    assert len(turns) == 3
+
+
+def test_under_xdist(pytester: pytest.Pytester) -> None:
+    pytest.importorskip("xdist")
+    source = """
+    import pytest
+
+    @pytest.mark.parametrize("number", range(5))
+    def test_a(machine, number):
+        assert number != 3
+    """
+    done = run(pytester, source, *MACHINES, "-n", "2", "--busdma-seed", "2")
+    done.assert_outcomes(passed=8, failed=2)
+    again = [line for line in done.outlines if line.startswith("pytest ")]
+    assert sorted(line.partition("[")[2].partition("]")[0] for line in again) == ["sim:pc-isa-3", "sim:pc-vlb-3"]
+
+
+# ---------------------------------------------------------------- the guide
+
+
+@pytest.fixture
+def guide(pytester: pytest.Pytester) -> pytest.Pytester:
+    """The two files of docs/testing.md."""
+    words = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
+    driver, test = re.findall(r"^```python\n(.*?)^```$", words, re.MULTILINE | re.DOTALL)
+    pytester.makepyfile(echo=driver, test_echo=test)
+    return pytester
+
+
+def test_the_example_of_the_guide_works(guide: pytest.Pytester) -> None:
+    guide.makeini("[pytest]")
+    done = guide.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error", "-v")
+    done.assert_outcomes(passed=8)
+    assert "test_echo.py::test_what_goes_in_comes_out[sim:x86-64?iommu=on-4096] PASSED" in text(done)
+
+
+def test_the_example_of_the_guide_without_a_sync(guide: pytest.Pytester) -> None:
+    """The PC is coherent, and the data may well be right; the checker sees the mistake nevertheless."""
+    guide.makeini("[pytest]")
+    guide.makeconftest(
+        """
+        import busdma
+
+        real = busdma.Map.sync
+        busdma.Map.sync = lambda map, op, *range: None if op is busdma.PREWRITE else real(map, op, *range)
+        """
+    )
+    done = guide.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error")
+    assert done.ret == 1
+    assert "missing-prewrite: " in text(done)
