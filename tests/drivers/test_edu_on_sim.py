@@ -44,7 +44,7 @@ class Rig:
         self.name = name
         self.driver = cast(Edu, self.machine.driver(name))
         self.model = self.machine.edus[name]
-        self.slot = self.machine.slots[name]
+        self.slot = self.machine.host.slots[name]
 
     def run(self, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Start the driver, run `main`, stop the driver, and see that nothing is left behind."""

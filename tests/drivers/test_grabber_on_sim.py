@@ -391,7 +391,7 @@ def test_stop_ends_waits_and_the_capture(rig: Rig) -> None:
     rig.runtime.run(main)
     assert rig.machine.leaks() == []
     assert rig.owned() == 0
-    assert rig.machine.slots["grab0"].statistics()["not_enabled"] == 0
+    assert rig.machine.host.slots["grab0"].statistics()["not_enabled"] == 0
 
 
 def test_what_is_no_bt848(rig: Rig) -> None:

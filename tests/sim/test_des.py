@@ -14,6 +14,7 @@ from busdma.errors import ConfigurationError, DeviceFault
 from busdma.machine.spec import parse
 from busdma.runtime import by_name
 from busdma.runtime.clock import VirtualClock
+from busdma.sim.cards import add_des_isa, add_des_pci
 from busdma.sim.des import (
     ACKNOWLEDGE,
     ADDRESS,
@@ -41,8 +42,6 @@ from busdma.sim.des import (
     STATUS,
     DesIsa,
     DesPci,
-    add_to_isa,
-    add_to_pci,
 )
 from busdma.sim.pc_isa import PcIsa
 from busdma.sim.x86_64 import X8664
@@ -401,15 +400,15 @@ def test_it_is_plugged_in_by_one_call() -> None:
     pc = PcIsa("sim", by_name("virtual"), parse("sim")[1])
     tag = pc.devices["des0"].tag
     with pytest.raises(ConfigurationError, match="another base"):
-        add_to_isa(pc, pc.bus, "des1", 0x248, tag, irq=3)
-    assert add_to_isa(pc, pc.bus, "des2", 0x250, tag, irq=3) is not None
+        add_des_isa(pc, pc.bus, 0x248, "des1", tag, irq=3)
+    assert add_des_isa(pc, pc.bus, 0x250, "des2", tag, irq=3) is not None
     assert {pc.devices[name].driver for name in ("des0", "des2")} == {"des"}
     assert "des1" not in pc.devices
     pc.close()
     today = X8664("sim", by_name("virtual"), parse("sim")[1])
     with pytest.raises(ConfigurationError, match="slot 5"):
-        add_to_pci(today, today.host.root, "des1", 5, tag, irq=3)
-    assert add_to_pci(today, today.bridge.secondary, "des1", 5, tag, irq=3) is not None
+        add_des_pci(today, today.host.root, 5, "des1", tag, irq=3)
+    assert add_des_pci(today, today.bridge.secondary, 5, "des1", tag, irq=3) is not None
     today.close()
 
 

@@ -25,9 +25,9 @@ def master_of(machine: Any, name: str) -> BusMaster:
     config = machine.devices[name].config
     if config is not None:
         config.write16(COMMAND, BUS_MASTER)
-        return machine.slots[name].master  # type: ignore[no-any-return]
+        return machine.host.slots[name].master  # type: ignore[no-any-return]
     bus = machine.isa if machine.devices[name].bus == "isa" else machine.bus
-    return bus._masters[name]  # type: ignore[no-any-return]
+    return bus.masters[name]  # type: ignore[no-any-return]
 
 
 def poke(machine: Any, master: str, address: int, data: bytes) -> None:

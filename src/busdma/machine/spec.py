@@ -13,18 +13,18 @@ from busdma.errors import ConfigurationError
 
 
 class Options:
-    """The options of one spec. Each is asked for once; `finish` refuses what nobody asked for."""
+    """The options of one spec. `finish` refuses what nobody asked for."""
 
     def __init__(self, spec: str, values: dict[str, str]) -> None:
         self._spec = spec
         self._values = dict(values)
-        self._known: list[str] = []
+        self._asked: dict[str, str] = {}
         self.check = False  #: the machine is to be opened under the checker
 
     def text(self, name: str, default: str) -> str:
         """The option as it stands."""
-        self._known.append(name)
-        return self._values.pop(name, default)
+        found = self._asked[name] = self._values.pop(name, self._asked.get(name, default))
+        return found
 
     def number(self, name: str, default: int, *, least: int = 0) -> int:
         """The option as an integer (0x and 0b too), at least `least`. ConfigurationError otherwise."""
@@ -44,7 +44,7 @@ class Options:
         if self._values:
             raise ConfigurationError(
                 f"{self._spec}: no option {', '.join(sorted(self._values))}; "
-                f"there are: {', '.join(sorted(self._known))}"
+                f"there are: {', '.join(sorted(self._asked))}"
             )
 
 

@@ -33,29 +33,25 @@ Source: Digital, 21172 data; NetBSD's windows on these machines; Thorpe, USENIX 
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Final
 
 from busdma.addresses import AddressSet
-from busdma.machine.frames import FrameAllocator
-from busdma.machine.interrupt import Interrupt
-from busdma.machine.machine import DataTraffic, Device, Machine
-from busdma.machine.space import AddressSpace
+from busdma.machine.machine import Machine
 from busdma.machine.spec import Options
-from busdma.mechanisms.iova import IovaPool
-from busdma.mechanisms.iova_allocator import IovaAllocator
 from busdma.paths import Window
 from busdma.sim.aha1542 import Aha1542
 from busdma.sim.am53c974 import Am53c974
-from busdma.sim.des import add_to_isa, add_to_pci
-from busdma.sim.images import Images
+from busdma.sim.cards import add_des_isa, add_des_pci, add_pci, add_ports
 from busdma.sim.isa import WIRES, IsaBus
 from busdma.sim.memory import coherent
 from busdma.sim.nic import Nic
-from busdma.sim.pci import PciFunction, PciHost, PciSlot
+from busdma.sim.pci import PciHost
 from busdma.sim.pci_firmware import assign
 from busdma.sim.registers import ChipRegisters
 from busdma.sim.scsi import ScsiTarget
 from busdma.sim.sgmap import CiaBridge
+from busdma.sim.simulated import SimulatedMachine
 from busdma.sim.wire import Wire
 from busdma.tag import Tag
 from busdma.translators.cia import CiaSgmap, open_window
@@ -73,101 +69,55 @@ AHA_PORTS: Final = 4
 STATION: Final = bytes.fromhex("08002b000001")
 
 
-class Alpha(Machine):
+class Alpha(SimulatedMachine):
     """See the module's text."""
 
     def __init__(self, spec: str, runtime: Runtime, options: Options) -> None:
-        seed = options.number("seed", 1)
-        limit = options.number("bounce", 128, least=1)
-        images = Images(spec, options, seed=seed)
-        options.finish()
-        ram = coherent(RAM, check=options.check)
-        frames = FrameAllocator(0, RAM // PAGE, page_size=PAGE, seed=seed, reuse=WARM)
-        domain = ram.domain(frames, runtime, bounce_limit=limit)
-        super().__init__(spec, domain, AddressSpace("kernel", ram.cpu, frames, pages=KERNEL_SPACE // PAGE))
-        self.checker = ram.checker
-        self.at_close(images.close)
-        self.slots: dict[str, PciSlot] = {}
+        super().__init__(
+            spec,
+            runtime,
+            options,
+            coherent(RAM, check=options.check),
+            page=PAGE,
+            reuse=WARM,
+            kernel_space=KERNEL_SPACE,
+        )
+        ram = self.ram
         self.cia = CiaBridge(ram.bus)
         self.cia.tlb.stale = ram.stale
-        self.host = PciHost(ram.bus, frames, AddressSet.span(0, RAM - 1))
-        self.host.watch, self.host.way = ram.watch, _way
+        self.host = self.add_bus(PciHost(ram.bus, self.frames, AddressSet.span(0, RAM - 1)))
+        self.host.way = _way
         self.host.root.upstream = self.cia.route("pci0", self.host.to_memory).pieces
         upstream = self.cia.route("isa0", self.host.to_memory).pieces
-        self.isa = IsaBus(ram.bus, frames, host=self.host, upstream=upstream)
-        registers = ChipRegisters(self.host, self.cia)
-        open_window(registers, 1, DIRECT.base, DIRECT.size, DIRECT.target)
-        table, where = ram.table(frames, MAPPED_SIZE // PAGE * 8, 32768)
-        self.sgmap = CiaSgmap(registers, table, where, base=MAPPED, size=MAPPED_SIZE)
-        pages = (MAPPED // PAGE, (MAPPED + MAPPED_SIZE) // PAGE - 1)
-        self.pool = IovaPool("sgmap", domain.queue, self.sgmap, IovaAllocator([pages]))
-        frames.add_releaser(self.pool.forget)
-        pci0 = domain.root("alpha").bridge("pci0", DIRECT, Window(MAPPED, MAPPED_SIZE, MAPPED, self.pool))
-        isa0 = pci0.derive("isa0", lowaddr=(1 << WIRES) - 1)
-        try:
-            self._add_cards(images, pci0, isa0)
+        self.isa = self.add_bus(IsaBus(ram.bus, self.frames, host=self.host, upstream=upstream))
+        with self.building():
+            registers = ChipRegisters(self.host, self.cia)
+            open_window(registers, 1, DIRECT.base, DIRECT.size, DIRECT.target)
+            table, where = ram.table(self.frames, MAPPED_SIZE // PAGE * 8, 32768)
+            self.sgmap = CiaSgmap(registers, table, where, base=MAPPED, size=MAPPED_SIZE)
+            self.pool = self.add_pool("sgmap", self.sgmap, MAPPED, MAPPED + MAPPED_SIZE - 1)
+            pci0 = self.domain.root("alpha").bridge("pci0", DIRECT, Window(MAPPED, MAPPED_SIZE, MAPPED, self.pool))
+            self._add_to_pci(pci0)
+            self._add_to_isa(pci0.derive("isa0", lowaddr=(1 << WIRES) - 1))
             assign(self.host.root, PCI_REGISTERS)
-        except BaseException:
-            self.close()
-            raise
-
-    def traffic(self, device: str) -> DataTraffic:
-        """See `Machine.traffic`."""
-        return (self.isa if self.devices[device].bus == "isa" else self.host).traffic(device)
 
     def statistics(self) -> dict[str, Any]:
-        """See `Machine.statistics`; with the buses' own counts by device, the map's pool and its TLB."""
-        return {
-            **super().statistics(),
-            "bus": {**self.host.statistics(), **self.isa.statistics()},
-            "sgmap": self.pool.statistics(),
-            "tlb": self.cia.tlb.statistics(),
-        }
+        """See `Machine.statistics`; with the map's pool and its TLB."""
+        return {**super().statistics(), "sgmap": self.pool.statistics(), "tlb": self.cia.tlb.statistics()}
 
-    def _add_cards(self, images: Images, pci0: Tag, isa0: Tag) -> None:
-        slot, line = self._slot("esp0", 5, irq=0)
-        targets = {0: ScsiTarget(images.disk("esp0", 0))}
-        self._plug(slot, "ncr53c9x", pci0, line, Am53c974(*self._wiring(slot), targets=targets), irq=0)
-        add_to_pci(self, self.host.root, "des0", 6, pci0, irq=1)
-        slot, line = self._slot("net0", 7, irq=2)
-        wire = Wire(self._call_at, self.runtime.now)
-        self._plug(slot, "pcnet", pci0, line, Nic(*self._wiring(slot), wire=wire, address=STATION), irq=2, bar=1)
-        self._add_aha("aha0", images, isa0)
-        add_to_isa(self, self.isa, "des1", 0x240, isa0, irq=5)
+    def _add_to_pci(self, tag: Tag) -> None:
+        root = self.host.root
+        scsi = partial(Am53c974, targets={0: ScsiTarget(self.images.disk("esp0", 0))})
+        add_pci(self, root, 5, "esp0", "ncr53c9x", tag, scsi, irq=0)
+        add_des_pci(self, root, 6, "des0", tag, irq=1)
+        net = partial(Nic, wire=Wire(self.call_at, self.runtime.now), address=STATION)
+        add_pci(self, root, 7, "net0", "pcnet", tag, net, irq=2, bar=1)
 
-    def _add_aha(self, name: str, images: Images, tag: Tag) -> None:
-        line, port = Interrupt("irq 11", self.runtime), 0x330
-        card = Aha1542(
-            self.isa.master(name),
-            line,
-            self._call_at,
-            self.runtime.now,
-            irq=11,
-            dma_channel=5,
-            targets={0: ScsiTarget(images.disk(name, 1))},
-        )
-        self.isa.claim(port, AHA_PORTS, card)
-        properties = {"irq": 11, "drq": 5}
-        self.devices[name] = Device(name, "aha1542", "isa", tag, self.isa.registers(port), line, properties)
-
-    def _slot(self, name: str, number: int, *, irq: int) -> tuple[PciSlot, Interrupt]:
-        line = Interrupt(f"irq {irq}", self.runtime)
-        slot = self.slots[name] = self.host.root.slot(name, number, line)
-        return slot, line
-
-    def _wiring(self, slot: PciSlot) -> tuple[Any, Any, Any, Any]:
-        """What every model is given: its master, its pin and the clock."""
-        return slot.master, slot.pin, self._call_at, self.runtime.now
-
-    def _plug(
-        self, slot: PciSlot, driver: str, tag: Tag, line: Interrupt, card: PciFunction, *, irq: int, bar: int = 0
-    ) -> None:
-        slot.plug(card)
-        registers = slot.registers(bar)
-        self.devices[slot.name] = Device(slot.name, driver, "pci", tag, registers, line, {"irq": irq}, slot.config)
-
-    def _call_at(self, when: int, fn: Any) -> object:
-        return self.runtime.call_at(when, self.host.serialised(fn))
+    def _add_to_isa(self, tag: Tag) -> None:
+        irq, drq = 11, 5
+        make = partial(Aha1542, irq=irq, dma_channel=drq, targets={0: ScsiTarget(self.images.disk("aha0", 1))})
+        add_ports(self, self.isa, 0x330, AHA_PORTS, "aha0", "aha1542", tag, make, irq=irq, drq=drq)
+        add_des_isa(self, self.isa, 0x240, "des1", tag, irq=5)
 
 
 def _way(address: int) -> str:

@@ -31,12 +31,7 @@ from importlib.util import find_spec
 from typing import Final, Protocol
 
 from busdma.errors import ConfigurationError, DeviceFault
-from busdma.machine.interrupt import Interrupt
-from busdma.machine.machine import Device, Machine
-from busdma.sim.isa import IsaBus
-from busdma.sim.pci import PciBus, PciSlot
 from busdma.sim.pci_config import Bar
-from busdma.tag import Tag
 
 ADDRESS, STATUS, CONTROL, IDENTITY = 0, 4, 8, 12
 PORTS: Final = 16  #: bytes of registers
@@ -318,40 +313,3 @@ class DesIsa(Des):
             self.store(ADDRESS, self._latch | value << 24)
         elif offset == CONTROL:
             self.store(CONTROL, value)
-
-
-def add_to_pci(
-    machine: Machine, bus: PciBus, name: str, number: int, tag: Tag, *, irq: int
-) -> tuple[DesPci, PciSlot] | None:
-    """Put the card into slot `number` of `bus` as the device `name`; `tag` is the bus's.
-
-    None, and it is `absent` from the machine, where the library is missing. ConfigurationError: the slot is taken.
-    """
-    if why := missing():
-        machine.absent[name] = why
-        return None
-    runtime, line = machine.runtime, Interrupt(f"irq {irq}", machine.runtime)
-    slot = bus.slot(name, number, line)
-    card = DesPci(slot.master, slot.pin, _clock(machine, bus.host.serialised), runtime.now)
-    slot.plug(card)
-    machine.devices[name] = Device(name, "des", "pci", tag, slot.registers(0), line, {"irq": irq}, slot.config)
-    return card, slot
-
-
-def add_to_isa(machine: Machine, bus: IsaBus, name: str, port: int, tag: Tag, *, irq: int) -> DesIsa | None:
-    """Have the card answer at the 16 ports from `port` on as the device `name`; `tag` is the bus's.
-
-    None, and it is `absent` from the machine, where the library is missing. ConfigurationError: a port is taken.
-    """
-    if why := missing():
-        machine.absent[name] = why
-        return None
-    runtime, line = machine.runtime, Interrupt(f"irq {irq}", machine.runtime)
-    card = DesIsa(bus.master(name), line, _clock(machine, bus.serialised), runtime.now)
-    bus.claim(port, PORTS, card)
-    machine.devices[name] = Device(name, "des", "isa", tag, bus.registers(port), line, {"irq": irq})
-    return card
-
-
-def _clock(machine: Machine, serialised: Callable[[Callable[[], object]], Callable[[], object]]) -> CallAt:
-    return lambda when, fn: machine.runtime.call_at(when, serialised(fn))

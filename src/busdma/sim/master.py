@@ -230,14 +230,14 @@ class MasterBus:
         self.barriers = 0
         self.watch: Watch | None = None  #: told of what masters do to memory
         self.way: Callable[[int], str] = lambda address: "direct"  #: which of WAYS a bus address goes
-        self._masters: dict[str, BusMaster] = {}
+        self.masters: dict[str, BusMaster] = {}  #: by name
 
     def add_master(self, name: str, route: Route) -> BusMaster:
         """A new bus master, whose addresses go by `route`. ConfigurationError if the name is taken."""
         with self.lock:
-            if name in self._masters:
+            if name in self.masters:
                 raise ConfigurationError(f"the bus has a master {name!r} already: give each device a name of its own")
-            master = self._masters[name] = BusMaster(name, self, route)
+            master = self.masters[name] = BusMaster(name, self, route)
             return master
 
     def serialised(self, fn: Callable[[], object]) -> Callable[[], object]:
@@ -251,11 +251,11 @@ class MasterBus:
 
     def statistics(self) -> dict[str, MasterStatistics]:
         """The counts of every master, by name."""
-        return {name: master.statistics() for name, master in self._masters.items()}
+        return {name: master.statistics() for name, master in self.masters.items()}
 
     def traffic(self, name: str) -> DataTraffic:
         """What the master `name` has done to data, and by which mechanisms it was brought there."""
-        master = self._masters[name]
+        master = self.masters[name]
         counts = master.statistics()
         with self.lock:
             ways = "+".join(way for way in WAYS if way in master._ways)

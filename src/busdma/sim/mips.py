@@ -20,17 +20,12 @@ from __future__ import annotations
 from typing import Any, Final
 
 from busdma.addresses import AddressSet
-from busdma.machine.frames import FrameAllocator
 from busdma.machine.interrupt import Interrupt
-from busdma.machine.machine import DataTraffic, Device, Machine
-from busdma.machine.space import AddressSpace
+from busdma.machine.machine import Device, Machine
 from busdma.machine.spec import Options
-from busdma.mechanisms.iova import IovaPool
-from busdma.mechanisms.iova_allocator import IovaAllocator
 from busdma.paths import Window
 from busdma.sim.boards import Board
 from busdma.sim.cache import WriteBackCache
-from busdma.sim.images import Images
 from busdma.sim.jazz_dma import JazzChannel
 from busdma.sim.master import MasterBus
 from busdma.sim.memory import cached
@@ -38,6 +33,7 @@ from busdma.sim.ncr53c9x import Ncr53c9x
 from busdma.sim.rc4030 import Rc4030
 from busdma.sim.registers import ChipRegisters
 from busdma.sim.scsi import ScsiTarget
+from busdma.sim.simulated import SimulatedMachine
 from busdma.translators.rc4030 import Rc4030Table
 from busdma.waiting import Runtime
 
@@ -49,33 +45,25 @@ VECTORS: Final = AddressSet.span(0, PAGE - 1)  #: of exceptions; no entry can na
 CHANNEL_AT, CHANNEL_ROOM = 0x1000, 0x20
 
 
-class Mips(Machine):
+class Mips(SimulatedMachine):
     """See the module's text."""
 
     def __init__(self, spec: str, runtime: Runtime, options: Options) -> None:
         seed = options.number("seed", 1)
-        limit = options.number("bounce", 128, least=1)
-        images = Images(spec, options, seed=seed)
-        options.finish()
         self.cache = WriteBackCache(RAM, line=LINE, seed=seed)
-        ram = cached(self.cache, check=options.check)
-        frames = FrameAllocator(0, RAM // PAGE, page_size=PAGE, seed=seed, reserved=VECTORS)
-        domain = ram.domain(frames, runtime, bounce_limit=limit)
-        super().__init__(spec, domain, AddressSpace("kernel", ram.cpu, frames, pages=2 * RAM // PAGE))
-        self.checker = ram.checker
-        self.at_close(images.close)
-        self.bus = MasterBus(ram.bus, frames)
-        self.bus.watch, self.bus.way = ram.watch, lambda address: "remap"
+        super().__init__(spec, runtime, options, cached(self.cache, check=options.check), page=PAGE, reserved=VECTORS)
+        ram = self.ram
+        self.bus = self.add_bus(MasterBus(ram.bus, self.frames))
+        self.bus.way = lambda address: "remap"
         self.rc4030 = Rc4030(ram.bus, seed=seed)
         self.rc4030.tlb.stale = ram.stale
-        try:
-            table, where = ram.table(frames, LOGICAL // PAGE * 8, PAGE)
+        with self.building():
+            table, where = ram.table(self.frames, LOGICAL // PAGE * 8, PAGE)
             translator = Rc4030Table(ChipRegisters(self.bus, self.rc4030), table, where)
-            self.pool = IovaPool("rc4030", domain.queue, translator, IovaAllocator([(0, LOGICAL // PAGE - 1)]))
-            frames.add_releaser(self.pool.forget)
-            jazz = domain.root("magnum").bridge("jazz0", Window(0, LOGICAL, 0, self.pool))
+            self.pool = self.add_pool("rc4030", translator, 0, LOGICAL - 1)
+            jazz = self.domain.root("magnum").bridge("jazz0", Window(0, LOGICAL, 0, self.pool))
             line = Interrupt("irq 5", runtime)
-            self.chip = Ncr53c9x(line, self._call_at, runtime.now, targets={0: ScsiTarget(images.disk("esp0", 0))})
+            self.chip = Ncr53c9x(line, self.call_at, runtime.now, targets={0: ScsiTarget(self.images.disk("esp0", 0))})
             self.channel = JazzChannel(self.bus.add_master("esp0", self.rc4030.route("esp0")), self.chip)
             board = Board(
                 "esp0",
@@ -88,26 +76,15 @@ class Mips(Machine):
             )
             registers = ChipRegisters(self.bus, board)
             self.devices["esp0"] = Device("esp0", "ncr53c9x", "jazz", jazz, registers, line, {"clock": 25})
-        except BaseException:
-            self.close()
-            raise
-
-    def traffic(self, device: str) -> DataTraffic:
-        """See `Machine.traffic`."""
-        return self.bus.traffic(device)
 
     def statistics(self) -> dict[str, Any]:
-        """See `Machine.statistics`; with the bus's own counts, the table's pool, its TLB and the cache."""
+        """See `Machine.statistics`; with the table's pool, its TLB and the cache."""
         return {
             **super().statistics(),
-            "bus": self.bus.statistics(),
             "rc4030": self.pool.statistics(),
             "tlb": self.rc4030.tlb.statistics(),
             "cache": self.cache.statistics(),
         }
-
-    def _call_at(self, when: int, fn: Any) -> object:
-        return self.runtime.call_at(when, self.bus.serialised(fn))
 
 
 def open_machine(spec: str, runtime: Runtime, options: Options) -> Machine:

@@ -9,14 +9,13 @@ from __future__ import annotations
 from typing import Final
 
 from busdma.addresses import AddressSet
-from busdma.domain import DmaDomain
 from busdma.mechanisms.iova import IovaPool
-from busdma.mechanisms.iova_allocator import IovaAllocator
 from busdma.paths import Window
 from busdma.sim.dmar import DmaRemapping
 from busdma.sim.pci import PciHost, PciSlot
 from busdma.sim.pci_bridge import PciBridge
 from busdma.sim.registers import ChipRegisters
+from busdma.sim.simulated import SimulatedMachine
 from busdma.tag import Tag
 from busdma.translators.dmar import DmarUnit
 
@@ -27,17 +26,17 @@ WINDOW: Final = AddressSet.span(1 << 20, (1 << 28) - 1)
 
 
 class PcIommu:
-    """The unit, and its software. `memory`: as devices see it. `standing`: entries stay until their room is needed."""
+    """The unit, and its software. `standing`: entries stay until their room is needed."""
 
-    def __init__(
-        self, host: PciHost, domain: DmaDomain, memory: memoryview, *, seed: int = 1, standing: bool = False
-    ) -> None:
-        self.model = DmaRemapping(memory, seed=seed)
+    def __init__(self, machine: SimulatedMachine, host: PciHost, *, standing: bool = False) -> None:
+        memory, frames = machine.ram.bus, machine.frames
+        self.model = DmaRemapping(memory, seed=machine.seed)
+        self.model.tlb.stale = machine.ram.stale
         self.pools: dict[str, IovaPool] = {}  #: by device
+        self._machine = machine
         self._host = host
-        self._domain = domain
         self._standing = standing
-        self.unit = DmarUnit(ChipRegisters(host, self.model), memory, lambda: domain.frames.allocate_run(1, "tables"))
+        self.unit = DmarUnit(ChipRegisters(host, self.model), memory, lambda: frames.allocate_run(1, "tables"))
         host.way = lambda address: "remap"
         self.unit.enable()
 
@@ -48,13 +47,6 @@ class PcIommu:
         translator = self.unit.domain(thing.name, source, WINDOW)
         first, last = WINDOW.intervals[0]
         translator.prepare(first, (last + 1 - first) // PAGE)  # a load must not wait for a table
-        pool = IovaPool(
-            f"dmar of {thing.name}",
-            self._domain.queue,
-            translator,
-            IovaAllocator([(first // PAGE, last // PAGE)]),
-            standing=self._standing,
-        )
-        self._domain.frames.add_releaser(pool.forget)
+        pool = self._machine.add_pool(f"dmar of {thing.name}", translator, first, last, standing=self._standing)
         self.pools[thing.name] = pool
         return tag.bridge(f"dmar-{thing.name}", Window(0, last + 1, 0, pool))

@@ -21,15 +21,15 @@ Source: Gibbs, tech-kern 10 June 1998 (three 1542 cards in a system with 32 MB o
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
-from busdma.machine.interrupt import Interrupt
 from busdma.machine.machine import Machine
 from busdma.machine.spec import Options
 from busdma.sim.aha1542 import Aha1542
-from busdma.sim.des import add_to_isa
+from busdma.sim.cards import add_des_isa, add_ports
 from busdma.sim.isa import WIRES
-from busdma.sim.pc import Pc
+from busdma.sim.pc import PORTS, Pc
 from busdma.sim.scsi import ScsiTarget
 from busdma.waiting import Runtime
 
@@ -44,24 +44,19 @@ class PcIsa(Pc):
         super().__init__(spec, runtime, options, ram=RAM)
         tag = self.domain.root("pc").derive("isa", lowaddr=(1 << WIRES) - 1)
         self.adapters: dict[str, Aha1542] = {}  #: the models, for tests that inject faults
-        try:
+        with self.building():
             for number, (name, port, irq, drq) in enumerate(ADAPTERS):
-                line = Interrupt(f"irq {irq}", runtime)
-                self.adapters[name] = adapter = Aha1542(
-                    self.bus.master(name),
-                    line,
-                    self.call_at,
-                    runtime.now,
+                make = partial(
+                    Aha1542,
                     irq=irq,
                     dma_channel=drq,
                     targets={0: ScsiTarget(self.images.disk(name, number))},
                     seed=self.seed + number,
                 )
-                self.plug(name, "aha1542", "isa", tag, adapter, port, line, {"irq": irq, "drq": drq})
-            self.des = add_to_isa(self, self.bus, "des0", 0x240, tag, irq=5)
-        except BaseException:
-            self.close()
-            raise
+                self.adapters[name] = add_ports(
+                    self, self.bus, port, PORTS, name, "aha1542", tag, make, irq=irq, drq=drq
+                )
+            self.des = add_des_isa(self, self.bus, 0x240, "des0", tag, irq=5)
 
 
 def open_machine(spec: str, runtime: Runtime, options: Options) -> Machine:

@@ -25,14 +25,15 @@ Source: Gibbs, tech-kern 10 June 1998, part 3 (the VLB bug; a disk with 63 tags)
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
-from busdma.machine.interrupt import Interrupt
 from busdma.machine.machine import Machine
 from busdma.machine.spec import Options
 from busdma.sim.bt445s import BIOS, SLOTS, SOUND_SINCE, Bt445s
+from busdma.sim.cards import add_ports
 from busdma.sim.master import Wires
-from busdma.sim.pc import Pc
+from busdma.sim.pc import PORTS, Pc
 from busdma.sim.scsi import ScsiTarget
 from busdma.sim.vlb import WIRES, Bt445sWires
 from busdma.waiting import Runtime
@@ -51,24 +52,32 @@ class PcVlb(Pc):
         tags = options.number("tags", 63)
         super().__init__(spec, runtime, options, ram=RAM)
         tag = self.domain.root("pc").derive("vlb", lowaddr=(1 << WIRES) - 1)
-        try:
-            line = Interrupt(f"irq {IRQ}", runtime)
+        with self.building():
             self.wires: Wires = Bt445sWires(bios) if bios and firmware < SOUND_SINCE else Wires(WIRES)
-            self.adapter = Bt445s(
-                self.bus.add_master(NAME, self.wires),
-                line,
-                self.call_at,
-                runtime.now,
+            make = partial(
+                Bt445s,
                 irq=IRQ,
                 targets={0: ScsiTarget(self.images.disk(NAME, 0), tags=tags)},
                 firmware=firmware,
                 bios=bios,
                 slots=slots,
             )
-            self.plug(NAME, "bt", "vlb", tag, self.adapter, PORT, line, {"irq": IRQ, "bios": bios, "slots": slots})
-        except BaseException:
-            self.close()
-            raise
+            master = self.bus.add_master(NAME, self.wires)
+            self.adapter = add_ports(
+                self,
+                self.bus,
+                PORT,
+                PORTS,
+                NAME,
+                "bt",
+                tag,
+                make,
+                irq=IRQ,
+                kind="vlb",
+                master=master,
+                bios=bios,
+                slots=slots,
+            )
 
 
 def open_machine(spec: str, runtime: Runtime, options: Options) -> Machine:

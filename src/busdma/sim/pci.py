@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol, TypeAlias
 
 from busdma.addresses import MAX_ADDRESS, AddressSet
-from busdma.errors import ConfigurationError, DriverError
+from busdma.errors import ConfigurationError
 from busdma.machine.frames import FrameAllocator
+from busdma.machine.handle import Handle64, check_offset, check_value
 from busdma.machine.interrupt import Interrupt
 from busdma.sim.master import MasterBus
 from busdma.sim.pci_config import (
@@ -163,8 +164,11 @@ class PciSlot:
         return {"aborts": self._aborts, "not_enabled": self._not_enabled}
 
 
-class PciRegisters:
-    """A driver's handle on one region of a function's registers: `busdma.machine.attachment.MmioRegisters`."""
+class PciRegisters(Handle64):
+    """A driver's handle on one region of a function's registers: `busdma.machine.attachment.MmioRegisters`.
+
+    Where nobody answers, reads give ones and writes are lost, in all widths.
+    """
 
     __slots__ = ("_bar", "_slot")
 
@@ -178,46 +182,15 @@ class PciRegisters:
         with host.lock:
             host.barriers += 1
 
-    def read8(self, offset: int) -> int:
-        """The byte at `offset`; ones where nobody answers, in all widths."""
-        return self._slot.bus.host.read(self._address(offset, 1), 1)
+    def _read(self, offset: int, size: int) -> int:
+        return self._slot.bus.host.read(self._address(offset, size), size)
 
-    def read16(self, offset: int) -> int:
-        """The 16-bit register at `offset`."""
-        return self._slot.bus.host.read(self._address(offset, 2), 2)
-
-    def read32(self, offset: int) -> int:
-        """The 32-bit register at `offset`."""
-        return self._slot.bus.host.read(self._address(offset, 4), 4)
-
-    def read64(self, offset: int) -> int:
-        """The 64-bit register at `offset`."""
-        return self._slot.bus.host.read(self._address(offset, 8), 8)
-
-    def write8(self, offset: int, value: int) -> None:
-        """Write the byte at `offset`; it is lost where nobody answers, in all widths."""
-        self._slot.bus.host.write(self._address(offset, 1), 1, value)
-
-    def write16(self, offset: int, value: int) -> None:
-        """Write the 16-bit register at `offset`."""
-        self._slot.bus.host.write(self._address(offset, 2), 2, value)
-
-    def write32(self, offset: int, value: int) -> None:
-        """Write the 32-bit register at `offset`."""
-        self._slot.bus.host.write(self._address(offset, 4), 4, value)
-
-    def write64(self, offset: int, value: int) -> None:
-        """Write the 64-bit register at `offset`."""
-        self._slot.bus.host.write(self._address(offset, 8), 8, value)
+    def _write(self, offset: int, size: int, value: int) -> None:
+        self._slot.bus.host.write(self._address(offset, size), size, value)
 
     def _address(self, offset: int, size: int) -> int:
         config = self._slot.config
-        room = config.bars[self._bar].size
-        if offset < 0 or offset + size > room or offset % size:
-            raise DriverError(
-                f"{self._slot.name} has no {8 * size}-bit register at {offset:#x}: offsets are multiples of {size} "
-                f"below {room:#x}"
-            )
+        check_offset(self._slot.name, offset, size, config.bars[self._bar].size)
         return config.base(self._bar) + offset
 
 
@@ -233,7 +206,7 @@ class PciBus:
     def slot(self, name: str, number: int, line: Interrupt) -> PciSlot:
         """Slot `number` for a device called `name`. ConfigurationError if it is taken, or the name is."""
         self.check_free(number)
-        slot = PciSlot(self, name, line)
+        slot = self.host.slots[name] = PciSlot(self, name, line)
         self.plugged[number] = slot
         return slot
 
@@ -263,6 +236,7 @@ class PciHost(MasterBus):
     def __init__(self, memory: memoryview, frames: FrameAllocator, ram: AddressSet) -> None:
         super().__init__(memory, frames)
         self.ram = ram
+        self.slots: dict[str, PciSlot] = {}  #: of all buses, by name
         self.root = PciBus(self, "pci0", self.to_memory)
 
     def read(self, address: int, size: int) -> int:
@@ -276,8 +250,7 @@ class PciHost(MasterBus):
 
     def write(self, address: int, size: int, value: int) -> None:
         """The CPU writes memory space; in vain if nobody answers. DriverError if `value` does not fit."""
-        if not 0 <= value < 1 << 8 * size:
-            raise DriverError(f"cannot write {value:#x} to {address:#x}: that register has {8 * size} bits")
+        check_value(address, size, value)
         with self.lock:
             claim = self.root.claim(address, size)
             if claim is not None:

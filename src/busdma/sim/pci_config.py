@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from busdma.errors import ConfigurationError, DriverError
+from busdma.machine.handle import Handle32
 
 SIZE: Final = 256
 
@@ -39,7 +40,7 @@ class Bar:
     wide: bool = False
 
 
-class ConfigSpace:
+class ConfigSpace(Handle32):
     """A function's configuration space at power-on: nothing is enabled, no address assigned. Any thread may call."""
 
     def __init__(
@@ -113,30 +114,6 @@ class ConfigSpace:
         with self._lock:
             status = self.peek(STATUS, 2)
             self._values[STATUS : STATUS + 2] = (status | bit if on else status & ~bit).to_bytes(2, "little")
-
-    def read8(self, offset: int) -> int:
-        """The byte at `offset`."""
-        return self._read(offset, 1)
-
-    def read16(self, offset: int) -> int:
-        """The 16 bits at `offset`."""
-        return self._read(offset, 2)
-
-    def read32(self, offset: int) -> int:
-        """The 32 bits at `offset`."""
-        return self._read(offset, 4)
-
-    def write8(self, offset: int, value: int) -> None:
-        """Write the byte at `offset`."""
-        self._write(offset, 1, value)
-
-    def write16(self, offset: int, value: int) -> None:
-        """Write the 16 bits at `offset`."""
-        self._write(offset, 2, value)
-
-    def write32(self, offset: int, value: int) -> None:
-        """Write the 32 bits at `offset`."""
-        self._write(offset, 4, value)
 
     def _read(self, offset: int, size: int) -> int:
         _check(offset, size)

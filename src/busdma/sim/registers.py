@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from busdma.errors import DriverError
+from busdma.machine.handle import Handle64, check_offset, check_value
 from busdma.sim.master import MasterBus
 
 
@@ -24,7 +24,7 @@ class Chip(Protocol):
         """The CPU writes them. `value` is unsigned and fits. It is lost where no register answers."""
 
 
-class ChipRegisters:
+class ChipRegisters(Handle64):
     """A handle on the registers of `chip`: `busdma.machine.attachment.MmioRegisters`, under the lock of `bus`."""
 
     __slots__ = ("_bus", "_chip")
@@ -38,53 +38,13 @@ class ChipRegisters:
         with self._bus.lock:
             self._bus.barriers += 1
 
-    def read8(self, offset: int) -> int:
-        """The byte at `offset`."""
-        return self._read(offset, 1)
-
-    def read16(self, offset: int) -> int:
-        """The 16-bit register at `offset`."""
-        return self._read(offset, 2)
-
-    def read32(self, offset: int) -> int:
-        """The 32-bit register at `offset`."""
-        return self._read(offset, 4)
-
-    def read64(self, offset: int) -> int:
-        """The 64-bit register at `offset`."""
-        return self._read(offset, 8)
-
-    def write8(self, offset: int, value: int) -> None:
-        """Write the byte at `offset`."""
-        self._write(offset, 1, value)
-
-    def write16(self, offset: int, value: int) -> None:
-        """Write the 16-bit register at `offset`."""
-        self._write(offset, 2, value)
-
-    def write32(self, offset: int, value: int) -> None:
-        """Write the 32-bit register at `offset`."""
-        self._write(offset, 4, value)
-
-    def write64(self, offset: int, value: int) -> None:
-        """Write the 64-bit register at `offset`."""
-        self._write(offset, 8, value)
-
     def _read(self, offset: int, size: int) -> int:
-        self._check(offset, size)
+        check_offset(self._chip.name, offset, size, self._chip.room)
         with self._bus.lock:
             return self._chip.read(offset, size)
 
     def _write(self, offset: int, size: int, value: int) -> None:
-        self._check(offset, size)
-        if not 0 <= value < 1 << 8 * size:
-            raise DriverError(f"cannot write {value:#x} to {offset:#x}: that register has {8 * size} bits")
+        check_offset(self._chip.name, offset, size, self._chip.room)
+        check_value(offset, size, value)
         with self._bus.lock:
             self._chip.write(offset, size, value)
-
-    def _check(self, offset: int, size: int) -> None:
-        if offset < 0 or offset + size > self._chip.room or offset % size:
-            raise DriverError(
-                f"{self._chip.name} has no {8 * size}-bit register at {offset:#x}: offsets are multiples of {size} "
-                f"below {self._chip.room:#x}"
-            )

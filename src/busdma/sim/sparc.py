@@ -19,22 +19,18 @@ from __future__ import annotations
 from typing import Any, Final
 
 from busdma.errors import ConfigurationError
-from busdma.machine.frames import FrameAllocator
 from busdma.machine.interrupt import Interrupt
-from busdma.machine.machine import DataTraffic, Device, Machine
-from busdma.machine.space import AddressSpace
+from busdma.machine.machine import Device, Machine
 from busdma.machine.spec import Options
-from busdma.mechanisms.iova import IovaPool
-from busdma.mechanisms.iova_allocator import IovaAllocator
 from busdma.paths import Window
 from busdma.sim.boards import Board
 from busdma.sim.espdma import EspDma
-from busdma.sim.images import Images
 from busdma.sim.master import MasterBus
 from busdma.sim.memory import coherent
 from busdma.sim.ncr53c9x import Ncr53c9x
 from busdma.sim.registers import ChipRegisters
 from busdma.sim.scsi import ScsiTarget
+from busdma.sim.simulated import SimulatedMachine
 from busdma.sim.sun4m_iommu import Sun4mIommu
 from busdma.translators.sun4m import Sun4mTable
 from busdma.waiting import Runtime
@@ -46,39 +42,29 @@ LARGEST: Final = 1 << 30  #: bytes of DVMA
 ENGINE_ROOM, CHIP_AT, STRIDE = 0x10, 0x10000, 4
 
 
-class Sparc(Machine):
+class Sparc(SimulatedMachine):
     """See the module's text."""
 
     def __init__(self, spec: str, runtime: Runtime, options: Options) -> None:
-        seed = options.number("seed", 1)
-        limit = options.number("bounce", 128, least=1)
         size = options.number("dvma", 64, least=16) * MIB
         if size & (size - 1) or size > LARGEST:
             raise ConfigurationError(f"{spec}: dvma={size // MIB}: give a power of two from 16 to {LARGEST // MIB}")
         standing = not options.number("strict", 0)
-        images = Images(spec, options, seed=seed)
-        options.finish()
-        ram = coherent(RAM, check=options.check)
-        frames = FrameAllocator(0, RAM // PAGE, page_size=PAGE, seed=seed)
-        domain = ram.domain(frames, runtime, bounce_limit=limit)
-        super().__init__(spec, domain, AddressSpace("kernel", ram.cpu, frames, pages=2 * RAM // PAGE))
-        self.checker = ram.checker
-        self.at_close(images.close)
-        self.bus = MasterBus(ram.bus, frames)
-        self.bus.watch, self.bus.way = ram.watch, lambda address: "remap"
-        self.iommu = Sun4mIommu(ram.bus, seed=seed)
+        super().__init__(spec, runtime, options, coherent(RAM, check=options.check), page=PAGE)
+        ram = self.ram
+        self.bus = self.add_bus(MasterBus(ram.bus, self.frames))
+        self.bus.way = lambda address: "remap"
+        self.iommu = Sun4mIommu(ram.bus, seed=self.seed)
         self.iommu.tlb.stale = ram.stale
-        try:
-            table, where = ram.table(frames, size // PAGE * 4, size // PAGE * 4)
+        with self.building():
+            table, where = ram.table(self.frames, size // PAGE * 4, size // PAGE * 4)
             translator = Sun4mTable(ChipRegisters(self.bus, self.iommu), table, where, size=size)
             first, last = translator.window.intervals[0]
-            pages = IovaAllocator([(first // PAGE, last // PAGE)])
-            self.pool = IovaPool("iommu", domain.queue, translator, pages, standing=standing)
-            frames.add_releaser(self.pool.forget)
-            sbus = domain.root("sun4m").bridge("sbus0", Window(first, size, first, self.pool))
+            self.pool = self.add_pool("iommu", translator, first, last, standing=standing)
+            sbus = self.domain.root("sun4m").bridge("sbus0", Window(first, size, first, self.pool))
             line = Interrupt("sbus level 4", runtime)
             self.chip = Ncr53c9x(
-                line, self._call_at, runtime.now, targets={0: ScsiTarget(images.disk("esp0", 0))}, clock_mhz=40
+                line, self.call_at, runtime.now, targets={0: ScsiTarget(self.images.disk("esp0", 0))}, clock_mhz=40
             )
             self.engine = EspDma(self.bus.add_master("esp0", self.iommu.route("esp0")), self.chip, line)
             board = Board(
@@ -86,25 +72,14 @@ class Sparc(Machine):
             )
             registers = ChipRegisters(self.bus, board)
             self.devices["esp0"] = Device("esp0", "ncr53c9x", "sbus", sbus, registers, line, {"clock": 40})
-        except BaseException:
-            self.close()
-            raise
-
-    def traffic(self, device: str) -> DataTraffic:
-        """See `Machine.traffic`."""
-        return self.bus.traffic(device)
 
     def statistics(self) -> dict[str, Any]:
-        """See `Machine.statistics`; with the bus's own counts, the IOMMU's pool and its TLB."""
+        """See `Machine.statistics`; with the IOMMU's pool and its TLB."""
         return {
             **super().statistics(),
-            "bus": self.bus.statistics(),
             "iommu": self.pool.statistics(),
             "tlb": self.iommu.tlb.statistics(),
         }
-
-    def _call_at(self, when: int, fn: Any) -> object:
-        return self.runtime.call_at(when, self.bus.serialised(fn))
 
 
 def open_machine(spec: str, runtime: Runtime, options: Options) -> Machine:

@@ -34,20 +34,16 @@ the time that buses and the CPU take.
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from busdma.addresses import AddressSet
 from busdma.errors import ConfigurationError
-from busdma.machine.frames import FrameAllocator
-from busdma.machine.interrupt import Interrupt
-from busdma.machine.machine import DataTraffic, Device, Machine
-from busdma.machine.space import AddressSpace
+from busdma.machine.machine import Machine
 from busdma.machine.spec import Options
-from busdma.sim.des import DesPci, add_to_pci
-from busdma.sim.disk import Disk
+from busdma.sim.cards import add_des_pci, add_pci
 from busdma.sim.edu import Edu
 from busdma.sim.grabber import Bt848
-from busdma.sim.images import Images
 from busdma.sim.memory import coherent
 from busdma.sim.nic import Nic
 from busdma.sim.nvme import NvmeController
@@ -55,6 +51,7 @@ from busdma.sim.pc_iommu import PcIommu
 from busdma.sim.pci import PciBus, PciHost, PciSlot
 from busdma.sim.pci_bridge import PciBridge
 from busdma.sim.pci_firmware import assign
+from busdma.sim.simulated import SimulatedMachine
 from busdma.sim.wire import Wire
 from busdma.tag import Tag
 from busdma.waiting import Runtime
@@ -70,107 +67,63 @@ STATION: Final = bytes.fromhex("020000000001")  #: net0's address
 PCI_WINDOW: Final = AddressSet.span(0xE000_0000, 0xFBFF_FFFF)  # where firmware puts the devices' registers
 
 
-class X8664(Machine):
+class X8664(SimulatedMachine):
     """See the module's text."""
 
     def __init__(self, spec: str, runtime: Runtime, options: Options) -> None:
-        seed = options.number("seed", 1)
-        limit = options.number("bounce", 128, least=1)
-        images = Images(spec, options, seed=seed)
         iommu = options.text("iommu", "off")
         if iommu not in ("off", "on", "standing"):
             raise ConfigurationError(f"{spec}: iommu={iommu}: give off, on or standing")
-        options.finish()
-        ram = coherent(TOP, check=options.check)
-        frames = FrameAllocator(0, TOP // PAGE, page_size=PAGE, seed=seed, reserved=BIOS_HOLE | DEVICE_HOLE, reuse=WARM)
-        domain = ram.domain(frames, runtime, bounce_limit=limit)
-        super().__init__(spec, domain, AddressSpace("kernel", ram.cpu, frames, pages=KERNEL_SPACE // PAGE))
-        self.host = PciHost(ram.bus, frames, RAM)
-        self.host.watch = ram.watch
+        super().__init__(
+            spec,
+            runtime,
+            options,
+            coherent(TOP, check=options.check),
+            page=PAGE,
+            reserved=BIOS_HOLE | DEVICE_HOLE,
+            reuse=WARM,
+            kernel_space=KERNEL_SPACE,
+        )
+        self.host = self.add_bus(PciHost(self.ram.bus, self.frames, RAM))
         self.bridge = PciBridge(self.host.root, "bridge0", 30)
-        self.slots: dict[str, PciSlot] = {}
+        self.wire = Wire(self.call_at, runtime.now)
         self.edus: dict[str, Edu] = {}  #: the models, for tests that inject faults
-        self.checker = ram.checker
-        self.at_close(images.close)
-        pci0 = domain.root("pc").derive("pci0")
-        self.iommu = PcIommu(self.host, domain, ram.bus, seed=seed, standing=iommu != "on") if iommu != "off" else None
-        if self.iommu is not None:
-            self.iommu.model.tlb.stale = ram.stale
+        pci0 = self.domain.root("pc").derive("pci0")
+        self.iommu = None if iommu == "off" else PcIommu(self, self.host, standing=iommu == "standing")
         before = self.iommu.behind(pci0, self.bridge, 0, 30) if self.iommu else pci0
         bridge0 = before.derive("bridge0", lowaddr=self.bridge.limit, clip=True)
-        try:
-            self._add_edu("edu0", self.host.root, 3, pci0, irq=16, address_bits=28)
-            self._add_edu("edu1", self.bridge.secondary, 0, bridge0, irq=17, address_bits=64)
-            self.nvme = self._add_nvme("nvme0", self.host.root, 4, pci0, irq=18, medium=images.disk("nvme0", 0))
-            self.des: DesPci | None = None
-            if card := add_to_pci(self, self.host.root, "des0", 5, pci0, irq=19):
-                self.des, self.slots["des0"] = card
-            self.net = self._add_net("net0", self.host.root, 6, pci0, irq=20)
-            self.grabber = self._add_grabber("grab0", self.host.root, 7, pci0, irq=21)
+        with self.building():
+            self._add_to_root(pci0)
+            self._add_edu(self.bridge.secondary, 0, "edu1", bridge0, irq=17, address_bits=64)
             for number, thing in self.host.root.plugged.items():
                 if self.iommu is not None and isinstance(thing, PciSlot):
                     device = self.devices[thing.name]
                     tag = self.iommu.behind(device.tag, thing, 0, number)
                     self.devices[thing.name] = replace(device, tag=tag)
             assign(self.host.root, PCI_WINDOW)
-        except BaseException:
-            self.close()
-            raise
-
-    def traffic(self, device: str) -> DataTraffic:
-        """See `Machine.traffic`."""
-        return self.host.traffic(device)
 
     def statistics(self) -> dict[str, Any]:
-        """See `Machine.statistics`; with the bus's own counts by device."""
-        pci = {name: slot.statistics() for name, slot in self.slots.items()}
-        found = {**super().statistics(), "bus": self.host.statistics(), "pci": pci}
+        """See `Machine.statistics`; with each slot's, and the IOMMU's pools and its TLB."""
+        pci = {name: slot.statistics() for name, slot in self.host.slots.items()}
+        found = {**super().statistics(), "pci": pci}
         if self.iommu is not None:
             found["iommu"] = {name: pool.statistics() for name, pool in self.iommu.pools.items()}
             found["tlb"] = self.iommu.model.tlb.statistics()
         return found
 
-    def _add_edu(self, name: str, bus: PciBus, number: int, tag: Tag, *, irq: int, address_bits: int) -> None:
-        slot, line = self._slot(name, bus, number, irq)
-        self.edus[name] = edu = Edu(slot.master, slot.pin, self._call_at, self.runtime.now, address_bits=address_bits)
-        slot.plug(edu)
-        self._found(slot, "edu", tag, line, {"irq": irq, "address_bits": address_bits})
+    def _add_to_root(self, tag: Tag) -> None:
+        root = self.host.root
+        self._add_edu(root, 3, "edu0", tag, irq=16, address_bits=28)
+        ssd = partial(NvmeController, namespaces=[self.images.disk("nvme0", 0)])
+        self.nvme = add_pci(self, root, 4, "nvme0", "nvme", tag, ssd, irq=18)
+        self.des = add_des_pci(self, root, 5, "des0", tag, irq=19)
+        net = partial(Nic, wire=self.wire, address=STATION)
+        self.net = add_pci(self, root, 6, "net0", "pcnet", tag, net, irq=20, bar=1)
+        self.grabber = add_pci(self, root, 7, "grab0", "bt848", tag, Bt848, irq=21)
 
-    def _add_nvme(self, name: str, bus: PciBus, number: int, tag: Tag, *, irq: int, medium: Disk) -> NvmeController:
-        slot, line = self._slot(name, bus, number, irq)
-        nvme = NvmeController(slot.master, slot.pin, self._call_at, self.runtime.now, namespaces=[medium])
-        slot.plug(nvme)
-        self._found(slot, "nvme", tag, line, {"irq": irq})
-        return nvme
-
-    def _add_net(self, name: str, bus: PciBus, number: int, tag: Tag, *, irq: int) -> Nic:
-        slot, line = self._slot(name, bus, number, irq)
-        self.wire = Wire(self._call_at, self.runtime.now)
-        net = Nic(slot.master, slot.pin, self._call_at, self.runtime.now, wire=self.wire, address=STATION)
-        slot.plug(net)
-        self._found(slot, "pcnet", tag, line, {"irq": irq}, bar=1)
-        return net
-
-    def _add_grabber(self, name: str, bus: PciBus, number: int, tag: Tag, *, irq: int) -> Bt848:
-        slot, line = self._slot(name, bus, number, irq)
-        grabber = Bt848(slot.master, slot.pin, self._call_at, self.runtime.now)
-        slot.plug(grabber)
-        self._found(slot, "bt848", tag, line, {"irq": irq})
-        return grabber
-
-    def _slot(self, name: str, bus: PciBus, number: int, irq: int) -> tuple[PciSlot, Interrupt]:
-        line = Interrupt(f"irq {irq}", self.runtime)
-        slot = self.slots[name] = bus.slot(name, number, line)
-        return slot, line
-
-    def _found(
-        self, slot: PciSlot, driver: str, tag: Tag, line: Interrupt, properties: dict[str, int], *, bar: int = 0
-    ) -> None:
-        name, registers = slot.name, slot.registers(bar)
-        self.devices[name] = Device(name, driver, "pci", tag, registers, line, properties, slot.config)
-
-    def _call_at(self, when: int, fn: Any) -> object:
-        return self.runtime.call_at(when, self.host.serialised(fn))
+    def _add_edu(self, bus: PciBus, number: int, name: str, tag: Tag, *, irq: int, address_bits: int) -> None:
+        make = partial(Edu, address_bits=address_bits)
+        self.edus[name] = add_pci(self, bus, number, name, "edu", tag, make, irq=irq, address_bits=address_bits)
 
 
 def open_machine(spec: str, runtime: Runtime, options: Options) -> Machine:
