@@ -1,14 +1,12 @@
-"""Small machines for the 53C9x driver's tests: scattered memory, one chip behind each of its DMA engines, disks."""
+"""Small machines for the 53C9x driver's tests: memory under the checker, a chip behind each DMA engine, disks."""
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Protocol, TypeVar
 
 from busdma.addresses import AddressSet
 from busdma.buffers import LinearBuffer
-from busdma.domain import DmaDomain
 from busdma.drivers import attach
 from busdma.drivers.ncr53c9x.core import Ncr53c9x
 from busdma.errors import DeviceFault
@@ -21,6 +19,7 @@ from busdma.sim.disk import Disk
 from busdma.sim.espdma import EspDma
 from busdma.sim.jazz_dma import JazzChannel
 from busdma.sim.master import MasterBus, Wires
+from busdma.sim.memory import coherent
 from busdma.sim.ncr53c9x import Ncr53c9x as Chip
 from busdma.sim.pci import PciHost
 from busdma.sim.pci_firmware import assign
@@ -165,10 +164,12 @@ class Rig:
         ram: int = RAM,
     ) -> None:
         self.runtime, self.kind = runtime, board
-        memory = memoryview(mmap.mmap(-1, ram))
+        memory = coherent(ram, check=True)
+        assert memory.checker is not None
+        self.checker = memory.checker
         self.frames = FrameAllocator(0, ram // 4096, seed=7)
-        self.domain = DmaDomain(memory, self.frames, runtime, bounce_limit=bounce)
-        self.kernel = AddressSpace("kernel", memory, self.frames, pages=8192)
+        self.domain = memory.domain(self.frames, runtime, bounce_limit=bounce)
+        self.kernel = AddressSpace("kernel", memory.cpu, self.frames, pages=8192)
         self.disks = {target: Disk(blocks=BLOCKS, seed=target) for target in targets}
         self.targets = {target: ScsiTarget(disk) for target, disk in self.disks.items()}
         self.line = Interrupt("esp0", runtime)
@@ -179,7 +180,7 @@ class Rig:
         registers: MmioRegisters
         properties = {"counter": counter}
         if board == "pci":
-            host = PciHost(memory, self.frames, AddressSet.span(0, ram - 1))
+            host = PciHost(memory.bus, self.frames, AddressSet.span(0, ram - 1))
             self.bus = host
             slot = host.root.slot("esp0", 4, self.line)
             device = Am53c974(slot.master, slot.pin, self.call_at, runtime.now, targets=self.targets, burst=burst)
@@ -188,7 +189,7 @@ class Rig:
             self.chip, self.config, registers, properties = device.chip, slot.config, slot.registers(0), {}
             self.device = device
         else:
-            self.bus = MasterBus(memory, self.frames)
+            self.bus = MasterBus(memory.bus, self.frames)
             master = self.bus.add_master("esp0", self.route)
             self.chip = Chip(
                 self.line, self.call_at, runtime.now, targets=self.targets, clock_mhz=40 if board == "sbus" else 25,
@@ -201,6 +202,7 @@ class Rig:
                 self.engine = (OddChannel if odd else JazzChannel)(master, self.chip)
                 window = Board(self.chip, self.engine, chip_at=0, stride=1, engine_at=0x1000)
             registers = ChipRegisters(self.bus, window)
+        self.bus.watch = memory.watch
         self.cable = Cable(registers)
         tag = self.domain.root("pc").derive("bus", lowaddr=0xFFFF_FFFF if reach is None else reach)
         self.attachment = Attachment(
@@ -235,6 +237,7 @@ class Rig:
 
         result = self.runtime.run(all_of_it)
         assert self.domain.leaks() == []
+        assert list(self.checker.findings) == []
         assert self.frames.statistics()["by_owner"].get("dma-safe", 0) == 0
         return result
 

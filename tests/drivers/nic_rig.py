@@ -6,14 +6,12 @@ fetches back only what it owns, and a map may be unloaded only when it owns noth
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Coroutine
 from itertools import pairwise
 from typing import Any, TypeVar
 
 from busdma.addresses import AddressSet
 from busdma.buffers import LinearBuffer
-from busdma.domain import DmaDomain
 from busdma.drivers.pcnet.core import Pcnet
 from busdma.drivers.pcnet.pci import attach
 from busdma.errors import DeviceFault, DriverError
@@ -25,6 +23,7 @@ from busdma.machine.owner import OwnedRuntime
 from busdma.machine.space import AddressSpace
 from busdma.map import Map
 from busdma.mbuf import Mbuf, MbufChain, MbufPool
+from busdma.sim.memory import coherent
 from busdma.sim.nic import Nic
 from busdma.sim.nic_ring import Memory
 from busdma.sim.pci import PciHost
@@ -165,14 +164,17 @@ class Rig:
 
     def __init__(self, runtime: Runtime, *, ports: int = 1, bounce: int = 64, reach: int = (32 << 20) - 1) -> None:
         self.runtime = runtime
-        memory = memoryview(mmap.mmap(-1, RAM))
+        ram = coherent(RAM, check=True)
+        assert ram.checker is not None
+        self.checker = ram.checker
         self.frames = FrameAllocator(0, RAM // 4096, seed=7)
         self.watch = Watch()
-        self.domain = DmaDomain(memory, self.frames, runtime, bounce_limit=bounce)
+        self.domain = ram.domain(self.frames, runtime, bounce_limit=bounce)
         self.domain.instruments.append(self.watch)
-        self.kernel = AddressSpace("kernel", memory, self.frames, pages=8192)
+        self.kernel = AddressSpace("kernel", ram.cpu, self.frames, pages=8192)
         self.kernel.in_use = self.domain.in_use
-        self.host = PciHost(memory, self.frames, AddressSet.span(0, RAM - 1))
+        self.host = PciHost(ram.bus, self.frames, AddressSet.span(0, RAM - 1))
+        self.host.watch = ram.watch
         self.wire = Wire(self.call_at, runtime.now)
         self.bus = self.domain.root("pc").derive("pci0", lowaddr=reach)
         self.pool = MbufPool(self.kernel, seed=5)
@@ -205,6 +207,7 @@ class Rig:
     def check(self) -> None:
         """Nothing is loaded, allocated or enabled, and the watch is content."""
         assert self.watch.findings == []
+        assert list(self.checker.findings) == []
         assert self.domain.leaks() == []
         assert self.frames.statistics()["by_owner"].get("dma-safe", 0) == 0
         assert all(zone.active == 0 for zone in self.domain.zones)

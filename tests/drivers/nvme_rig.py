@@ -1,14 +1,12 @@
-"""A small machine for the NVMe driver's tests: scattered memory, a PCI bus, one controller with its namespaces."""
+"""A small machine for the NVMe driver's tests: scattered memory under the checker, a PCI bus, one controller."""
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from busdma.addresses import AddressSet
 from busdma.buffers import LinearBuffer
-from busdma.domain import DmaDomain
 from busdma.drivers.nvme.core import Nvme
 from busdma.drivers.nvme.pci import MAX_TRANSFER, attach
 from busdma.machine.attachment import Attachment, InterruptLine
@@ -17,6 +15,7 @@ from busdma.machine.interrupt import Interrupt
 from busdma.machine.owner import OwnedRuntime
 from busdma.machine.space import AddressSpace
 from busdma.sim.disk import Disk
+from busdma.sim.memory import coherent
 from busdma.sim.nvme import NvmeController
 from busdma.sim.pci import PciHost
 from busdma.sim.pci_config import BUS_MASTER, COMMAND, MEMORY_SPACE
@@ -67,11 +66,14 @@ class Rig:
         poll: int = 0,
     ) -> None:
         self.runtime = runtime
-        memory = memoryview(mmap.mmap(-1, RAM))
+        ram = coherent(RAM, check=True)
+        assert ram.checker is not None
+        self.checker = ram.checker
         self.frames = FrameAllocator(0, RAM // 4096, seed=7)
-        self.domain = DmaDomain(memory, self.frames, runtime, bounce_limit=bounce)
-        self.kernel = AddressSpace("kernel", memory, self.frames, pages=8192)
-        self.host = PciHost(memory, self.frames, AddressSet.span(0, RAM - 1))
+        self.domain = ram.domain(self.frames, runtime, bounce_limit=bounce)
+        self.kernel = AddressSpace("kernel", ram.cpu, self.frames, pages=8192)
+        self.host = PciHost(ram.bus, self.frames, AddressSet.span(0, RAM - 1))
+        self.host.watch = ram.watch
         self.line = Interrupt("pci pin", runtime)
         self.disks = [Disk(blocks=BLOCKS, block_size=block_size, seed=n) for n in range(namespaces)]
         self.slot = self.host.root.slot("nvme0", 4, self.line)
@@ -113,6 +115,7 @@ class Rig:
 
         result = self.runtime.run(all_of_it)
         assert self.domain.leaks() == []
+        assert list(self.checker.findings) == []
         assert self.frames.statistics()["by_owner"].get("dma-safe", 0) == 0
         assert self.slot.statistics() == {"aborts": 0, "not_enabled": 0}
         assert self.controller.counts["ignored"] == 0

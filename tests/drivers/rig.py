@@ -1,13 +1,11 @@
-"""A small machine for the driver's tests: scattered memory, an ISA bus, one adapter with as many disks as wanted."""
+"""A small machine for the driver's tests: scattered memory under the checker, an ISA bus, one adapter, its disks."""
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from busdma.buffers import LinearBuffer
-from busdma.domain import DmaDomain
 from busdma.drivers.aha1542.core import Aha1542
 from busdma.drivers.aha1542.isa import attach
 from busdma.machine.attachment import Attachment, Registers
@@ -17,6 +15,7 @@ from busdma.machine.space import AddressSpace
 from busdma.sim.aha1542 import Aha1542 as Adapter
 from busdma.sim.disk import Disk
 from busdma.sim.isa import IsaBus
+from busdma.sim.memory import coherent
 from busdma.sim.scsi import ScsiTarget
 from busdma.waiting import Runtime
 
@@ -56,11 +55,14 @@ class Rig:
         irq: int = 11,
     ) -> None:
         self.runtime = runtime
-        memory = memoryview(mmap.mmap(-1, RAM))
+        ram = coherent(RAM, check=True)
+        assert ram.checker is not None
+        self.checker = ram.checker
         frames = FrameAllocator(0, RAM // 4096, seed=7)
-        self.domain = DmaDomain(memory, frames, runtime, bounce_limit=bounce)
-        self.kernel = AddressSpace("kernel", memory, frames, pages=2048)
-        self.bus = IsaBus(memory, frames)
+        self.domain = ram.domain(frames, runtime, bounce_limit=bounce)
+        self.kernel = AddressSpace("kernel", ram.cpu, frames, pages=2048)
+        self.bus = IsaBus(ram.bus, frames)
+        self.bus.watch = ram.watch
         self.disks = {target: Disk(blocks=BLOCKS, seed=target) for target in targets}
         self.targets = {target: ScsiTarget(disk) for target, disk in self.disks.items()}
         self.line = Interrupt("irq 11", runtime)
@@ -98,6 +100,7 @@ class Rig:
 
         result = self.runtime.run(all_of_it)
         assert self.domain.leaks() == []
+        assert list(self.checker.findings) == []
         assert self.domain.frames.statistics()["by_owner"].get("dma-safe", 0) == 0
         return result
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -30,10 +31,13 @@ SECOND = 1_000_000_000
 IN, OUT = Direction.FROM_DEVICE, Direction.TO_DEVICE
 
 
-def switch_on(spec: str = "sim:pc-vlb", runtime: str = "virtual") -> PcVlb:
-    machine = busdma.open(spec, runtime=runtime)
-    assert isinstance(machine, PcVlb)
-    return machine
+@contextmanager
+def switch_on(spec: str = "sim:pc-vlb", runtime: str = "virtual") -> Iterator[PcVlb]:
+    with busdma.open(spec, runtime=runtime, check=True) as machine:
+        assert isinstance(machine, PcVlb)
+        yield machine
+    assert machine.checker is not None
+    assert list(machine.checker.findings) == []
 
 
 @pytest.fixture

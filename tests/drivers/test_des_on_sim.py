@@ -51,9 +51,9 @@ def software(key: bytes, data: bytes, iv: bytes | None = None) -> bytes:
 class Rig:
     """A machine, and the driver of its card, attached and not started."""
 
-    def __init__(self, runtime: Runtime, spec: str) -> None:
+    def __init__(self, runtime: Runtime, spec: str, *, check: bool = True) -> None:
         self.runtime = runtime
-        self.machine: Machine = busdma.open(spec, runtime=runtime)
+        self.machine: Machine = busdma.open(spec, runtime=runtime, check=check)
         self.driver = cast(Des, self.machine.driver("des0"))
         self.model: DesPci | DesIsa = self.machine.des  # type: ignore[attr-defined]
 
@@ -72,6 +72,7 @@ class Rig:
         return result
 
     def nothing_is_left(self) -> None:
+        assert self.machine.checker is None or list(self.machine.checker.findings) == []
         assert self.machine.leaks() == []
         assert all(zone.active == 0 for zone in self.machine.domain.zones)
         assert self.machine.domain.frames.statistics()["by_owner"].get("dma-safe", 0) == 0
@@ -93,8 +94,8 @@ class Rig:
         return replace(attachment, **changes)
 
 
-def make(spec: str, runtime: str = "virtual") -> Rig:
-    return Rig(by_name(runtime), spec)
+def make(spec: str, runtime: str = "virtual", *, check: bool = True) -> Rig:
+    return Rig(by_name(runtime), spec, check=check)
 
 
 @pytest.fixture(params=MACHINES)
@@ -402,7 +403,7 @@ def test_two_who_waited_for_their_first_buffer_do_not_take_each_other_s_second(r
 
 
 def test_a_zone_that_does_not_hold_one(rig: Rig) -> None:
-    few = make(f"{rig.machine.spec}?bounce=5")
+    few = make(f"{rig.machine.spec}?bounce=5", check=False)
 
     async def main() -> None:
         with pytest.raises(MappingRefused, match="7 bounce pages needed and bounce zone 0 may hold 5"):
@@ -527,7 +528,7 @@ def _outcome(task: Any) -> object:
 
 def test_a_card_on_isa_that_no_reset_stops_keeps_what_it_was_given() -> None:
     """Nothing keeps it from memory: quarantine, until it has been found idle."""
-    rig = make("sim:pc-isa")
+    rig = make("sim:pc-isa", check=False)  # which would tell who frees it all the same
     destination = rig.buffer(bytes(8))
 
     async def main() -> None:
@@ -642,7 +643,7 @@ def test_start_and_stop_again_and_again(rig: Rig) -> None:
 def test_who_leaves_in_the_middle_leaves_a_quarantine(name: str, spec: str) -> None:
     """Until the card has ended the command nobody gets its pages; then slot and turn are there again."""
     with by_name(name) as runtime:
-        rig = Rig(runtime, spec)
+        rig = Rig(runtime, spec, check=False)  # which would tell who frees it all the same
         mine, back = rig.buffer(b"?" * MAX_PIECE), bytearray(8)
 
         async def main() -> None:
@@ -702,11 +703,11 @@ def test_stop_in_the_middle(spec: str, name: str) -> None:
     """What was under way fails, as does what waited; nothing late reaches memory; and it can be started again."""
     with by_name(name) as runtime:
         rig = Rig(runtime, spec)
-        back = rig.buffer(bytes(MAX_PIECE))
+        backs = [rig.buffer(bytes(MAX_PIECE)) for _ in range(4)]
 
         async def main() -> None:
             await rig.driver.start()
-            tasks = [runtime.start(rig.driver.encrypt, KEY, bytes(MAX_PIECE), back) for _ in range(4)]
+            tasks = [runtime.start(rig.driver.encrypt, KEY, bytes(MAX_PIECE), back) for back in backs]
             await pause(runtime, 100_000)
             await rig.driver.stop()
             for task in tasks:
@@ -714,7 +715,8 @@ def test_stop_in_the_middle(spec: str, name: str) -> None:
                 with pytest.raises(DriverError, match="des0 was stopped"):
                     task.result()
             rig.nothing_is_left()
-            back.free()
+            for back in backs:
+                back.free()
             await pause(runtime, TIMEOUT)
             await rig.driver.start()
             await rig.driver.encrypt(KEY, bytes(8), bytearray(8))

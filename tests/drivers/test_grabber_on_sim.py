@@ -39,9 +39,10 @@ SMALL = {"width": 32, "height": 8, "buffer": 4096}
 class Rig:
     """The machine, and its grabber's driver, attached and not started."""
 
-    def __init__(self, runtime: Runtime, spec: str = "sim:x86-64") -> None:
+    def __init__(self, runtime: Runtime, spec: str = "sim:x86-64", *, check: bool = True) -> None:
         self.runtime = runtime
         _, options = parse(spec)
+        options.check = check
         self.machine = X8664(spec, runtime, options)
         self.driver = cast(Grabber, self.machine.driver("grab0"))
         self.model = self.machine.grabber
@@ -59,6 +60,7 @@ class Rig:
 
         result = self.runtime.run(all_of_it)
         assert self.machine.leaks() == []
+        assert self.machine.checker is None or list(self.machine.checker.findings) == []
         assert self.owned() == 0
         return result
 
@@ -80,9 +82,12 @@ class Rig:
         return replace(attachment, **changes)
 
 
+unchecked = pytest.mark.parametrize("rig", [False], ids=["unchecked"], indirect=True)
+
+
 @pytest.fixture
-def rig() -> Iterator[Rig]:
-    rig = Rig(by_name("virtual"))
+def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
+    rig = Rig(by_name("virtual"), check=getattr(request, "param", True))
     yield rig
     rig.machine.close()
 
@@ -151,6 +156,7 @@ def test_the_device_goes_on_while_lines_are_looked_at(rig: Rig) -> None:
     assert rig.driver.statistics()["skipped"] == 3
 
 
+@unchecked  # it looks at lines for too long
 def test_a_picture_is_there_until_the_ring_has_gone_round(rig: Rig) -> None:
     async def main() -> None:
         assert await rig.driver.start_capture(**SMALL, slots=3) == 3
@@ -214,6 +220,7 @@ def test_lines_and_their_errors(rig: Rig) -> None:
     rig.run(main)
 
 
+@unchecked  # which nobody syncs
 def test_a_process_reads_pictures_through_its_own_mapping(rig: Rig) -> None:
     viewer = rig.machine.process("viewer")
 
@@ -251,6 +258,30 @@ def test_stopped_while_lines_are_looked_at(rig: Rig) -> None:
         assert not frame.intact
         with pytest.raises(DriverError, match="captures nothing"):
             await rig.driver.stop_capture()
+
+    rig.run(main)
+
+
+def test_several_look_at_the_same_lines(rig: Rig) -> None:
+    """The first takes a line, and the last gives it back; the capture may end meanwhile."""
+
+    async def main() -> None:
+        await rig.driver.start_capture(**SMALL)
+        frame = await rig.driver.frame()
+        with frame.lines(0, 4) as upper, frame.lines(2, 4) as lower:
+            assert upper[2 * 32 :] == lower[: 2 * 32]
+            with frame.lines(1, 2) as third:
+                assert third == upper[32 : 3 * 32]
+            assert bytes(upper) == b"".join(line(0, n, 32) for n in range(4))
+            with frame.lines(0, 8) as whole:
+                assert bytes(whole) == b"".join(line(0, n, 32) for n in range(8))
+        assert look(frame, 0, 8) == 0
+        frame = await rig.driver.frame()
+        with pytest.raises(BufferGone, match="the capture has ended"), frame.lines(2, 3) as view:
+            with pytest.raises(DriverError, match="still mapped"):
+                await rig.driver.stop_capture()
+            assert bytes(view[:32]) == line(1, 2, 32)
+        await rig.driver.stop_capture()
 
     rig.run(main)
 
@@ -329,8 +360,8 @@ def test_no_memory_for_it(rig: Rig) -> None:
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_device_that_loses_its_way(spec: str) -> None:
-    """A program that nobody may fetch any more, behind an IOMMU, or that is no program."""
-    rig = Rig(by_name("virtual"), spec)
+    """A program that is overwritten while the device has it."""
+    rig = Rig(by_name("virtual"), spec, check=False)
 
     async def main() -> None:
         await rig.driver.start_capture(**SMALL)

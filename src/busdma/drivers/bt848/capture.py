@@ -1,7 +1,8 @@
 """One capture: the memory that the device fills, and the pictures in it as long as they are there.
 
 The device fills the slots of a ring in turn and never waits. So a picture is there until the device comes round to its
-slot again. All of the memory is the device's; a driver that looks at some lines takes just these, and gives them back.
+slot again. All of the ring is the device's; who looks at some lines takes just these, and gives them back. Of several
+who look at the same line the first takes it, and the last gives it back.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import groupby
 
 from busdma.drivers.bt848.layout import Shape
 from busdma.errors import BufferGone, DriverError
@@ -26,15 +28,16 @@ class Capture:
         self.complete = 0  #: pictures, since the start
         self.given = 0  #: complete ones that had been seen when one was last handed out
         self._status = status
+        self._lookers = [0] * (shape.slots * shape.height)  # of each line
         self._lock = threading.Lock()
         self.over = False  #: the device is off
 
     def prepare(self) -> None:
-        """Write the program and give everything to the device."""
+        """Write the program, and give it and the ring to the device."""
         shape, program = self.shape, self.program
         program.view[: shape.program_size] = shape.program(self.memory.address, program.address)
         program.sync(PREWRITE)
-        self.memory.sync(PREREAD)
+        self.memory.sync(PREREAD, 0, shape.slots * shape.picture)
 
     def update(self) -> None:
         """Look how far the device is. It must be asked at least once in the time that it takes to go round the ring."""
@@ -52,13 +55,45 @@ class Capture:
 
     def end(self) -> None:
         """The device is off: take everything back, and free it. DriverError while some of it is looked at."""
-        if not self.over:
-            self.over = True
-            self.memory.sync(POSTREAD)
-            self.program.sync(POSTWRITE)
+        with self._lock:
+            if not self.over:
+                self.over = True
+                for offset, length in self._unseen(0, len(self._lookers)):
+                    self.memory.sync(POSTREAD, offset, length)
+                self.program.sync(POSTWRITE)
         for each in (self.memory, self.program):
             if not each.gone:
                 each.free()
+
+    @contextmanager
+    def looked_at(self, first: int, count: int) -> Iterator[memoryview]:
+        """Lines [first, first + count) of the ring, mapped and the CPU's inside the ``with`` block only."""
+        with self._lock:
+            if not self.over:
+                for offset, length in self._unseen(first, count):
+                    self.memory.sync(POSTREAD, offset, length)
+            self._looks(first, count, 1)
+        try:
+            with self.memory.map(first * self.shape.width, count * self.shape.width) as window:
+                yield window.view
+        finally:
+            with self._lock:
+                self._looks(first, count, -1)
+                if not self.over:
+                    for offset, length in self._unseen(first, count):
+                        self.memory.sync(PREREAD, offset, length)
+
+    def _looks(self, first: int, count: int, change: int) -> None:
+        for line in range(first, first + count):
+            self._lookers[line] += change
+
+    def _unseen(self, first: int, count: int) -> Iterator[tuple[int, int]]:
+        """What nobody looks at of lines [first, first + count): (offset, length) in the ring. Under the lock."""
+        width = self.shape.width
+        for looked, lines in groupby(range(first, first + count), lambda line: self._lookers[line] > 0):
+            run = list(lines)
+            if not looked:
+                yield run[0] * width, len(run) * width
 
 
 class Frame:
@@ -70,7 +105,7 @@ class Frame:
         self.height = capture.shape.height
         self._name = name
         self._capture = capture
-        self._start = number % capture.shape.slots * capture.shape.picture
+        self._start = number % capture.shape.slots * self.height  # a line of the ring
 
     @property
     def intact(self) -> bool:
@@ -87,15 +122,9 @@ class Frame:
             raise DriverError(
                 f"{self._name}: lines {first} to {first + count - 1} are not 1 or more of a picture's {self.height}"
             )
-        memory, offset, length = self._capture.memory, self._start + first * self.width, count * self.width
         self._refuse_if_gone()
-        memory.sync(POSTREAD, offset, length)
-        try:
-            with memory.map(offset, length) as window:
-                yield window.view
-        finally:
-            if not self._capture.over:
-                memory.sync(PREREAD, offset, length)
+        with self._capture.looked_at(self._start + first, count) as view:
+            yield view
         self._refuse_if_gone()
 
     def _refuse_if_gone(self) -> None:
