@@ -10,6 +10,7 @@ from busdma.drivers.ncr53c9x import chip as ncr
 from busdma.drivers.ncr53c9x.chip import Chip
 from busdma.drivers.ncr53c9x.nexus import Nexus
 from busdma.drivers.ncr53c9x.sequencer import BUS_FREE, MOST_PADS, NO_DEVICE, OVERRUN, PARITY, Sequencer
+from busdma.drivers.queues import Channel
 from busdma.drivers.scsi_host import Unit
 
 CDB = bytes(range(0x28, 0x32))
@@ -84,7 +85,7 @@ class Stage:
     def nexus(self, target: int = 3, *segments: tuple[int, int], inbound: bool = True) -> Nexus:
         """A command for `target`, submitted."""
         nexus = Nexus(cast(Any, None), 0, 0)
-        nexus.unit = self.units.setdefault(target, Unit(target, 1, cast(Any, None)))
+        nexus.unit = self.units.setdefault(target, Unit(target, 1, cast(Any, None), Channel("slots")))
         nexus.prepare(CDB, segments, inbound)
         self.sequencer.submit(nexus)
         return nexus

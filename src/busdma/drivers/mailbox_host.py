@@ -15,9 +15,10 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 
 from busdma.drivers import mailbox_port
+from busdma.drivers.host import SECOND, TIMEOUT
 from busdma.drivers.mailbox_port import POLL, Port
 from busdma.drivers.scsi import Outcome
-from busdma.drivers.scsi_host import SECOND, TIMEOUT, ScsiHost, Slot
+from busdma.drivers.scsi_host import ScsiHost, Slot
 from busdma.errors import ConfigurationError
 from busdma.machine.attachment import Attachment
 from busdma.sync import POSTREAD, POSTWRITE, PREREAD, PREWRITE
@@ -112,7 +113,7 @@ class MailboxHost(ScsiHost[Ccb]):
 
     # -- up and down --------------------------------------------------------------------------------------------------
 
-    def _allocate(self) -> list[Ccb]:
+    def _make_slots(self) -> list[Ccb]:
         step = self.layout.SLOT
         size = self._ccbs_at + step * self._count
         control = self.tag.derive(name="control", nsegments=1, maxsize=size, maxsegsz=size)
@@ -120,7 +121,7 @@ class MailboxHost(ScsiHost[Ccb]):
         offsets = range(self._ccbs_at, size - step, step)  # the last one is kept back
         return [Ccb(self.tag.create_map(), offset, self._mail.address + offset) for offset in offsets]
 
-    def _deallocate(self) -> None:
+    def _free_memory(self) -> None:
         self._mail.free()
         self._mail.tag.destroy()
 

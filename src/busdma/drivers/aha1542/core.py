@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from busdma.drivers import mailbox_port
 from busdma.drivers.aha1542 import layout
+from busdma.drivers.host import TIMEOUT
 from busdma.drivers.mailbox_host import Ccb, Layout, MailboxHost
 from busdma.drivers.mailbox_port import InvalidCommand
-from busdma.drivers.scsi_host import TIMEOUT
 from busdma.machine.attachment import Attachment
 from busdma.sync import Direction
 

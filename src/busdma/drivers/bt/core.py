@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from busdma.drivers import mailbox_host, mailbox_port, scsi
 from busdma.drivers.bt import layout
+from busdma.drivers.host import SECOND, TIMEOUT
 from busdma.drivers.mailbox_host import Ccb, Layout, MailboxHost
-from busdma.drivers.scsi_host import SECOND, TIMEOUT, Unit
+from busdma.drivers.scsi_host import Unit
 from busdma.errors import ConfigurationError, DeviceFault
 from busdma.machine.attachment import Attachment
 from busdma.sync import Direction

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from busdma.buffers import HostBuffer, LinearBuffer
 from busdma.drivers import scsi
+from busdma.drivers.host import TIMEOUT
 from busdma.drivers.ncr53c9x.chip import Chip
 from busdma.drivers.ncr53c9x.engine import DmaEngine
 from busdma.drivers.ncr53c9x.nexus import Nexus, Pointers
 from busdma.drivers.ncr53c9x.sequencer import HOST_STATUS, NO_DEVICE, SENSE_FAILED, Sequencer
-from busdma.drivers.scsi_host import TIMEOUT, ScsiHost
+from busdma.drivers.scsi_host import ScsiHost
 from busdma.errors import ConfigurationError
 from busdma.lists import as_loadable
 from busdma.machine.attachment import Attachment
@@ -70,13 +71,13 @@ class Ncr53c9x(ScsiHost[Nexus]):
 
     # -- up and down --------------------------------------------------------------------------------------------------
 
-    def _allocate(self) -> list[Nexus]:
+    def _make_slots(self) -> list[Nexus]:
         size = SLOT * self._many
         control = self.tag.derive(name="control", nsegments=1, maxsize=size, maxsegsz=size)
         self._control = control.alloc(size)
         return [Nexus(self.tag.create_map(), at, self._control.address + at) for at in range(0, size, SLOT)]
 
-    def _deallocate(self) -> None:
+    def _free_memory(self) -> None:
         self._control.free()
         self._control.tag.destroy()
 
