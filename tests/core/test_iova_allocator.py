@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from busdma.addresses import AddressSet
 from busdma.errors import ConstraintError, DriverError
-from busdma.mechanisms.iova_allocator import MAGAZINES, NEVER, NO_ROOM, IovaAllocator, joined, whole_pages
+from busdma.mechanisms.free_list import NO_ROOM, joined
+from busdma.mechanisms.iova_allocator import NEVER, IovaAllocator, whole_pages
 
 Within = Sequence[tuple[int, int]] | None
 
@@ -46,11 +47,11 @@ scripts = st.lists(st.one_of(asks, st.integers(0, 99)), max_size=80)
 
 
 @settings(max_examples=400)
-@given(windows, scripts)
+@given(windows, scripts, st.booleans())
 def test_any_script_against_a_bitmap(
-    windows: Sequence[tuple[int, int]], script: list[tuple[int, int, int, Within] | int]
+    windows: Sequence[tuple[int, int]], script: list[tuple[int, int, int, Within] | int], rounds: bool
 ) -> None:
-    allocator, bitmap = IovaAllocator(windows), Bitmap(windows)
+    allocator, bitmap = IovaAllocator(windows, rounds=rounds), Bitmap(windows)
     held: list[tuple[int, int]] = []
     assert allocator.pages == len(bitmap.all)
     for step in script:
@@ -77,10 +78,40 @@ def test_any_script_against_a_bitmap(
     assert allocator.runs() == [(lo, hi + 1) for lo, hi in AddressSet(windows)]
 
 
+limited = st.tuples(st.sampled_from([1, 1, 1, 2, 64, 512]), st.sampled_from([0, 0, 0, 256, 1024]))
+in_order = st.lists(st.tuples(st.integers(0, 2), st.integers(1, 300), limited), min_size=1, max_size=60)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 700), st.randoms(use_true_random=False), in_order)
+def test_crowded_and_tight_windows_against_a_bitmap(
+    first_page: int, random: Random, asks: list[tuple[int, int, tuple[int, int]]]
+) -> None:
+    window = ((first_page, first_page + 1800), (first_page + 1900, first_page + 2600))
+    allocator, bitmap = IovaAllocator(window, rounds=True), Bitmap(window)
+    held: list[tuple[int, int]] = []
+    for gone, pages, (alignment, boundary) in asks * 4:
+        for _ in range(min(gone, len(held))):
+            first, size = held.pop(random.randrange(len(held)))
+            allocator.free(first, size)
+            bitmap.free.update(range(first, first + size))
+        first = allocator.allocate(pages, alignment, boundary)
+        assert min(first, 0) == bitmap.answer(pages, alignment, boundary, None)
+        if first >= 0:
+            assert bitmap.legal(first, pages, alignment, boundary, None, bitmap.free)
+            bitmap.free.difference_update(range(first, first + pages))
+            held.append((first, pages))
+    assert sum(end - first for first, end in allocator.runs()) == len(bitmap.free)
+    for each in held:
+        allocator.free(*each)
+    assert allocator.runs() == [(lo, hi + 1) for lo, hi in window]
+
+
+@pytest.mark.parametrize("rounds", [True, False])
 @pytest.mark.parametrize("sizes", [[1], [1, 2, 4, 8, 16], [3, 5, 7, 17], range(1, 65), [64, 1]])
-def test_long_mixed_traffic_never_overlaps_and_never_refuses_what_would_fit(sizes: Sequence[int]) -> None:
+def test_long_mixed_traffic_never_overlaps_and_never_refuses_what_would_fit(sizes: Sequence[int], rounds: bool) -> None:
     random = Random(1995)
-    allocator, bitmap = IovaAllocator([(16, 16 + 511)]), Bitmap([(16, 16 + 511)])
+    allocator, bitmap = IovaAllocator([(16, 16 + 511)], rounds=rounds), Bitmap([(16, 16 + 511)])
     held: list[tuple[int, int]] = []
     refused = 0
     for _ in range(3000):
@@ -105,7 +136,7 @@ def test_long_mixed_traffic_never_overlaps_and_never_refuses_what_would_fit(size
 
 
 def test_the_last_to_come_back_is_the_first_to_go() -> None:
-    allocator = IovaAllocator([(0, 1023)])
+    allocator = IovaAllocator([(0, 1023)], rounds=True)
     firsts = [allocator.allocate(4) for _ in range(8)]
     for first in firsts:
         allocator.free(first, 4)
@@ -113,7 +144,7 @@ def test_the_last_to_come_back_is_the_first_to_go() -> None:
 
 
 def test_powers_of_two_lie_naturally_aligned_so_that_any_limit_suits_them() -> None:
-    allocator = IovaAllocator([(1, 1000)])
+    allocator = IovaAllocator([(1, 1000)], rounds=True)
     for pages in (1, 64, 2, 32, 16, 8, 128):
         assert allocator.allocate(pages) % pages == 0
     first = allocator.allocate(16)
@@ -128,20 +159,21 @@ def test_a_power_of_two_takes_an_odd_place_rather_than_none() -> None:
     assert IovaAllocator([(1, 4)]).allocate(4, boundary_pages=4) == NEVER
 
 
-def test_a_request_on_the_top_of_a_magazine_that_does_not_suit_looks_elsewhere() -> None:
-    allocator = IovaAllocator([(3, 40)])
-    odd = allocator.allocate(3)
-    assert odd == 3
-    allocator.free(odd, 3)
-    aligned = allocator.allocate(3, alignment_pages=8)
-    assert aligned == 8
+def test_limits_that_the_block_on_top_of_a_magazine_does_not_meet() -> None:
+    allocator = IovaAllocator([(3, 40)], rounds=True)
+    last = allocator.allocate(3)
+    assert last == 4
+    allocator.free(last, 3)
+    assert allocator.allocate(3, alignment_pages=8) == 8
     assert allocator.allocate(3, within=((20, 22),)) == 20
-    assert allocator.allocate(3) == odd
+    assert allocator.allocate(3, within=((29, 31),)) == 29
+    assert allocator.allocate(3, boundary_pages=4) == last
+    assert allocator.allocate(3, boundary_pages=2) == NEVER
 
 
-def test_magazines_are_emptied_before_anything_is_refused() -> None:
+def test_magazines_never_cost_a_range() -> None:
     allocator = IovaAllocator([(0, 255)])
-    for pages in (1, 2, 5, 8):
+    for pages in (1, 2, 8, 256):
         firsts = []
         while (first := allocator.allocate(pages)) >= 0:
             firsts.append(first)
@@ -153,11 +185,85 @@ def test_magazines_are_emptied_before_anything_is_refused() -> None:
     assert allocator.allocate(257) == NEVER
 
 
-def test_more_sizes_than_magazines() -> None:
+def test_rounding_never_refuses_what_fits_exactly() -> None:
+    allocator = IovaAllocator([(0, 2047)], rounds=True)
+    held = [(allocator.allocate(pages), pages) for pages in (256, 129, 256, 129, 256, 129, 256, 129)]
+    assert [first for first, _ in held] == list(range(0, 2048, 256))
+    assert allocator.runs() == [(first + 129, first + 256) for first in range(256, 2048, 512)]
+    assert allocator.allocate(128) == NO_ROOM
+    held += [(allocator.allocate(127), 127) for _ in range(4)]
+    assert allocator.runs() == []
+    assert allocator.allocate(1) == NO_ROOM
+    for each in held:
+        allocator.free(*each)
+    assert allocator.runs() == [(0, 2048)]
+
+
+def test_the_tail_of_a_block_and_the_free_run_behind_it() -> None:
+    allocator = IovaAllocator([(0, 4095)], rounds=True)
+    sizes = [256, 256, 200, *[256] * 13]
+    assert [allocator.allocate(pages) for pages in sizes] == list(range(0, 4096, 256))
+    allocator.free(768, 256)
+    allocator.free(2304, 256)
+    assert allocator.allocate(300, alignment_pages=32) == NO_ROOM
+    assert allocator.allocate(300) == 712
+    allocator.free(512, 200)
+    assert allocator.runs() == [(512, 712), (1012, 1024), (2304, 2560)]
+    allocator.free(712, 300)
+    assert allocator.runs() == [(512, 1024), (2304, 2560)]
+
+
+def test_the_tail_of_a_block_alone() -> None:
+    allocator = IovaAllocator([(0, 4095)], rounds=True)
+    assert [allocator.allocate(256) for _ in range(13)] == list(range(0, 13 * 256, 256))
+    first = allocator.allocate(150)
+    small = sorted(allocator.allocate(16) for _ in range(32))
+    for each in small[1::2]:
+        allocator.free(each, 16)
+    assert allocator.runs()[0] == (first + 150, first + 256)
+    assert allocator.allocate(100, alignment_pages=64) == NO_ROOM
+    assert allocator.allocate(100) == first + 150
+    assert not allocator.holds(first + 149)
+    allocator.free(first, 150)
+    assert allocator.runs()[0] == (first, first + 150)
+
+
+@pytest.mark.parametrize("pages", [3, 5, 17, 33, 129, 300])
+def test_a_small_window_is_filled_with_one_odd_size_to_the_last(pages: int) -> None:
+    allocator = IovaAllocator([(0, 4095)])
+    firsts = []
+    while (first := allocator.allocate(pages)) >= 0:
+        firsts.append(first)
+    assert len(firsts) == 4096 // pages
+
+
+@pytest.mark.parametrize("pages", [3, 5, 17, 33, 129])
+def test_one_odd_size_alone_is_not_refused_before_three_fifths_are_held(pages: int) -> None:
+    allocator = IovaAllocator([(0, 8191)])
+    firsts = []
+    while (first := allocator.allocate(pages)) >= 0:
+        firsts.append(first)
+    assert len(firsts) * pages * 5 > 8192 * 3
+    assert max(end - first for first, end in allocator.runs()) < pages
+    random = Random(3)
+    for _ in range(5000):
+        gone = firsts.pop(random.randrange(len(firsts)))
+        allocator.free(gone, pages)
+        firsts.append(allocator.allocate(pages))
+        assert firsts[-1] >= 0
+    for first in firsts:
+        allocator.free(first, pages)
+    assert allocator.runs() == [(0, 8192)]
+    assert allocator.allocate(256) % 256 == 0
+
+
+def test_sizes_above_the_largest_block() -> None:
     allocator = IovaAllocator([(0, 9999)])
-    ranges = [(allocator.allocate(pages), pages) for pages in range(1, 3 * MAGAZINES)]
+    ranges = [(allocator.allocate(pages), pages) for pages in (257, 1000, 300, 1, 511, 2000)]
+    assert len(joined(dict(ranges))) <= 2
     for each in ranges:
         allocator.free(*each)
+    assert allocator.runs() == [(0, 10000)]
     assert allocator.allocate(10000) == 0
 
 
@@ -176,7 +282,7 @@ def test_holes_are_never_crossed() -> None:
 
 def test_only_whole_pages_count() -> None:
     assert whole_pages(AddressSet(((100, 8191), (12288, 16383), (20000, 20100))), 4096) == [(1, 1), (3, 3)]
-    assert joined([(4, 2), (0, 4), (8, 1)]) == [(0, 6), (8, 9)]
+    assert joined({4: 2, 0: 4, 8: 1}) == [(0, 6), (8, 9)]
     with pytest.raises(ConstraintError, match="at least one whole page"):
         IovaAllocator.of(AddressSet.span(1, 4095), 4096)
 
@@ -185,6 +291,9 @@ def test_only_whole_pages_count() -> None:
     ("ask", "why"),
     [
         ((0, 1, 0), "at least one page"),
+        ((-1, 1, 0), "at least one page"),
+        ((-256, 1, 0), "at least one page"),
+        ((-1000, 1, 0), "at least one page"),
         ((3, 3, 0), "powers of two"),
         ((3, 1, 6), "powers of two"),
         ((3, 0, 0), "powers"),

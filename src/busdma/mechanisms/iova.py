@@ -15,7 +15,8 @@ from typing import Any
 
 from busdma.addresses import AddressSet
 from busdma.errors import DriverError, ResourceShortage, ShortageReason
-from busdma.mechanisms.iova_allocator import NO_ROOM, IovaAllocator, place, whole_pages
+from busdma.mechanisms.free_list import NO_ROOM, place
+from busdma.mechanisms.iova_allocator import IovaAllocator, whole_pages
 from busdma.mechanisms.standing import Key, Mapping, Standing
 from busdma.mechanisms.translation import Translator
 from busdma.pool import PoolQueue

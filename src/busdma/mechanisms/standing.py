@@ -14,7 +14,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from busdma.mechanisms.iova_allocator import fits
+from busdma.mechanisms.free_list import fits
 from busdma.sync import Direction
 
 
