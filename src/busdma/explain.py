@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _REFUSED: Final = "refused: "
 _CROWDED: Final = "too many segments any other way"
+_CRAMPED: Final = "too many segments, and nothing joins them"
 _REST: Final = "goes the way of the rest of the buffer"
 _PACKED: Final = "packed with the rest, or no pool could hold all of it"
 
@@ -59,7 +60,7 @@ class Explanation:
     zone: str  #: "" if the tag has none
     zone_limit: int
     verdict: str
-    bus_pages: int = 0  #: of a translator
+    bus_pages: int = 0  #: of a translator, with those that only a bridge sees that reads ahead
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data, for JSON."""
@@ -97,12 +98,18 @@ def explain(tag: Tag, buffer: Buffer, direction: Direction) -> Explanation:
         said.append(one)
         if not one.verdict.startswith(_REFUSED):
             break
-    verdict, longest = said[-1].verdict, tag.constraints.maxsize
-    if verdict.startswith(_REFUSED):
-        verdict = _REFUSED + "; ".join(dict.fromkeys(each.verdict.removeprefix(_REFUSED) for each in said))
+    last, longest = said[-1], tag.constraints.maxsize
+    if last.verdict.startswith(_REFUSED):
+        verdicts = dict.fromkeys(each.verdict.removeprefix(_REFUSED) for each in said)
+        last = replace(last, verdict=_REFUSED + "; ".join(verdicts))
+    why = ""  # what is no matter of where it lies
     if buffer.length > longest.value:
-        verdict = f"{_REFUSED}longer than maxsize {longest.value}, set by tag {longest.origin!r}"
-    return replace(said[-1], verdict=verdict)
+        why = f"longer than maxsize {longest.value}, set by tag {longest.origin!r}"
+    elif buffer.length < 1:
+        why = "it is empty, there is nothing to transfer"
+    elif buffer.readonly and direction is not Direction.TO_DEVICE:
+        why = f"it is read-only, and cannot be loaded {direction.label}"
+    return replace(last, verdict=_REFUSED + why) if why else last
 
 
 def _attempts(tag: Tag, buffer: Buffer, direction: Direction) -> Iterator[Explanation]:
@@ -125,7 +132,7 @@ def _attempts(tag: Tag, buffer: Buffer, direction: Direction) -> Iterator[Explan
         elif isinstance(each, Composed):
             planned = each.plan(segmenter, pieces, direction)
             yield _composed(tag, buffer, pages, pieces, segmenter, each, planned, direction, crowded)
-            crowded = crowded or (isinstance(planned, Unreachable) and planned.too_many_segments)
+            crowded = crowded or (isinstance(planned, Unreachable) and all(_stays(each, pieces, direction)[1]))
     if not chain:
         fates = [PageFate(page.number, page.offset, page.size, "refused", None, "no way leads there") for page in pages]
         yield _sum(
@@ -145,24 +152,30 @@ def _segmented(
         and (segmenter.wanted > limits.nsegments.value or bounce.moves_as_one(buffer))
     )
     run = plan_run(buffer, limits, size) if crowded else None
-    fates: list[PageFate] = []
+    reasons: list[str] = []
     for page in pages:
         reason = _reason(tag, route, page)
         if run is not None and run.first <= page.number < run.first + run.pages and not reason:
             name = "nsegments" if answer == TOO_MANY or limits.alignment.value <= size else "alignment"
             reason = _joined(limits, "joint" if shifted(buffer, limits, size) else name)
-        mechanism = ("bounce" if bounce else "refused") if reason else route.name
-        address = None if reason else page.address + route.shift
-        fates.append(PageFate(page.number, page.offset, page.size, mechanism, address, reason))
-    count = sum(bool(fate.reason) for fate in fates)
-    verdict = f"{answer} segments, nothing bounced" if answer > 0 else f"{count} of {len(fates)} pages bounce"
-    if answer < 1 and bounce is None:
-        verdict = f"{_REFUSED}no memory of this machine lies within reach, so nothing can be bounced"
+        reasons.append(reason)
+    count, copy = sum(map(bool, reasons)), "bounce"
+    if answer > 0:
+        verdict = f"{answer} segments, nothing bounced"
+    elif bounce is None:
+        verdict, copy = f"{_REFUSED}no memory of this machine lies within reach, so nothing can be bounced", "refused"
     elif crowded and run is None:
-        most = limits.nsegments
+        most, copy = limits.nsegments, "refused"
         verdict = f"{_REFUSED}more than {most.value} segments (tag {most.origin!r}), and no run joins them"
-    elif bounce is not None and count > bounce.zone.limit:
+        reasons = [reason or _joined(limits, "nsegments", _CRAMPED) for reason in reasons]
+    elif count > bounce.zone.limit:
         verdict = f"{_REFUSED}{count} bounce pages needed, and {bounce.zone.name} may hold {bounce.zone.limit}"
+    else:
+        verdict = f"{count} of {len(pages)} pages bounce"
+    fates: list[PageFate] = []
+    for page, reason in zip(pages, reasons, strict=True):
+        address = None if reason else page.address + route.shift
+        fates.append(PageFate(page.number, page.offset, page.size, copy if reason else route.name, address, reason))
     return _sum(tag, buffer, fates, count, bounce.zone if bounce else None, verdict)
 
 
@@ -178,44 +191,51 @@ def _composed(
     crowded: bool,
 ) -> Explanation:
     """By one route, each piece where it lies or copied. `crowded`: an earlier way had too many segments."""
-    limits, pool, layout = tag.constraints, mechanism.pool, mechanism.layout(direction)
-    stays = [mechanism.reaches(piece.address, piece.size) for piece in pieces]
-    reached = list(stays)
-    layout.split(pieces, stays)
-    copied, copy = {at: False for at, stay in enumerate(stays) if not stay}, "refused"  # pieces; and is it joined?
-    if isinstance(planned, Planned):
-        stretches = [stretch for stretch in planned.plan.stretches if stretch.copied]
-        copied = {at: each.joined for each in stretches for at in range(each.first, each.end)}
-        copy = "bounce" if pool is None else "bounce+remap"
+    limits, pool = tag.constraints, mechanism.pool
+    layout, stays = _stays(mechanism, pieces, direction)
+    bus_pages, cramped, copy = 0, "", "bounce" if pool is None else "bounce+remap"
+    if isinstance(planned, Unreachable):
+        copied, copy = {at: False for at, stay in enumerate(stays) if not stay}, "refused"  # pieces; and is it joined?
+        slots = sum(page.piece in copied for page in pages)
+        verdict = f"{_REFUSED}{mechanism.name}: {planned.reason(segmenter)}"
+        cramped = _joined(limits, "nsegments", _CRAMPED) if planned.too_many_segments else ""
+    else:
+        plan, needs, never = planned
+        copied = {at: each.joined for each in plan.stretches if each.copied for at in range(each.first, each.end)}
+        slots, count = plan.slots, sum(page.piece in copied for page in pages)
+        verdict = f"{count} of {len(pages)} pages bounce" if count else f"{plan.segments} segments, nothing bounced"
+        if pool is not None:
+            bus_pages = needs[-1].amount
+            verdict += f", through {in_words(needs[-1])}"
+        if never is not None:
+            verdict = f"{_REFUSED}{mechanism.name}: {too_much(never)}"
     first = tag._ways[0][0]
     otherwise = (
         "" if mechanism.route.span == first.span else _joined(limits, "nsegments", _CROWDED) if crowded else _REST
     )
     fates: list[PageFate] = []
     for page in pages:
-        at, address = page.piece, None
-        if at not in copied:
-            reason = otherwise and (_reason(tag, first, page) or otherwise)
-            address = page.address + mechanism.route.shift if pool is None else None
-        elif not reached[at]:
-            reason = _reason(tag, mechanism.route, page)
-        elif at in layout.taken:
+        at, name, address = page.piece, mechanism.name, None
+        if at in layout.taken:
             reason = _taken(limits, layout, layout.taken[at])
-        else:
+        elif not stays[at]:
+            reason = _reason(tag, mechanism.route, page)
+        elif at in copied:
             reason = _joined(limits, "nsegments") if copied[at] else _PACKED
-        name = copy if at in copied else mechanism.name
+        else:
+            reason = cramped or (otherwise and (_reason(tag, first, page) or otherwise))
+            address = page.address + mechanism.route.shift if pool is None and not cramped else None
+        if at in copied or cramped:
+            name = copy
         fates.append(PageFate(page.number, page.offset, page.size, name, address, reason))
-    count = sum(page.piece in copied for page in pages)
-    if isinstance(planned, Unreachable):
-        verdict = f"{_REFUSED}{mechanism.name}: {planned.reason(segmenter)}"
-        return _sum(tag, buffer, fates, count, mechanism.zone, verdict)
-    plan, needs, never = planned
-    verdict = f"{count} of {len(fates)} pages bounce" if count else f"{plan.segments} segments, nothing bounced"
-    if pool is not None:
-        verdict += f", through {in_words(needs[-1])}"
-    if never is not None:
-        verdict = f"{_REFUSED}{mechanism.name}: {too_much(never)}"
-    return _sum(tag, buffer, fates, plan.slots, mechanism.zone, verdict, plan.bus_pages)
+    return _sum(tag, buffer, fates, slots, mechanism.zone, verdict, bus_pages)
+
+
+def _stays(mechanism: Composed, pieces: list[Piece], direction: Direction) -> tuple[Layout, list[bool]]:
+    """Which pieces stay, were there any number of segments; and what takes out those that the route reaches."""
+    layout, stays = mechanism.layout(direction), [mechanism.reaches(piece.address, piece.size) for piece in pieces]
+    layout.split(pieces, stays)
+    return layout, stays
 
 
 def _sum(

@@ -166,7 +166,10 @@ def as_loadable(source: object, page_size: int = 4096) -> Buffer:
 
 def _resolve(source: object, page_size: int, depth: int) -> Buffer:
     if depth > DEEPEST:
-        raise DriverError(f"cannot load {type(source).__name__!r}: it refers to itself, or more than {DEEPEST} deep")
+        raise DriverError(
+            f"cannot load {type(source).__name__!r}: it refers to itself, or more than {DEEPEST} deep; let its data "
+            "lead to memory"
+        )
     if isinstance(source, (list, tuple)):
         return BufferList([_resolve(each, page_size, depth + 1) for each in source])
     if isinstance(source, ElementList):

@@ -61,7 +61,7 @@ def place(
         raise ResourceShortage(f"cannot load {buffer.describe()} into {map}: {failure}", failure.reason)
     if not several and map.direct is not None:
         refusals.insert(0, map.direct.why_not(answer))
-    reasons = "; ".join(f"{refusal.mechanism}: {refusal.reason(segmenter)}" for refusal in refusals)
+    reasons = "; ".join(dict.fromkeys(f"{refusal.mechanism}: {refusal.reason(segmenter)}" for refusal in refusals))
     kind = TooManySegments if any(refusal.too_many_segments for refusal in refusals) else MappingRefused
     raise kind(f"cannot load {buffer.describe()} into {map}: {reasons or 'no memory of this machine is within reach'}")
 
@@ -73,7 +73,7 @@ def _fetch(segmenter: Segmenter, buffer: Buffer, map: Map) -> int:
         if answer != NOT_MAPPED:
             return answer
     page = segmenter.fault - buffer.start // segmenter.page
-    raise BufferGone(f"cannot load {buffer.describe()} into {map}: its page {page} is not mapped")
+    raise BufferGone(f"cannot load {buffer.describe()} into {map}: its page {page} is not mapped; give memory that is")
 
 
 def shortage_error(shortage: Shortage, who: str) -> ResourceShortage:

@@ -31,12 +31,6 @@ class TwoCopies:
         if written:
             self._move("in", self.ram, self.cached, address, length)
 
-    def hide(self, memory: memoryview, origin: int, length: int) -> bool:
-        return False
-
-    def hidden(self, memory: memoryview, origin: int, length: int) -> bool:
-        return False
-
     def _move(self, way: str, source: memoryview, target: memoryview, address: int, length: int) -> None:
         first, end = address // LINE * LINE, -(-(address + length) // LINE) * LINE
         target[first:end] = source[first:end]

@@ -59,10 +59,7 @@ class Composed:
         self._reserved = False
         reach = self.limits.reach
         self._within = None if self.pool is None or self.pool.translator.window <= reach else reach
-        first, end = self.memory = (
-            domain.base,
-            domain.base + len(domain.memory),
-        )  #: physical addresses, to below `end`
+        first, end = self.memory = domain.base, domain.base + len(domain.memory)  #: physical, to below `end`
         entered = self.pool is not None and self.pool.translator.reach.covers(first, end - 1)
         self._simple = entered and domain.cache is None  # any page of memory may stay where it is
         self._spill = 0 if self.pool is None else -(-self.pool.translator.prefetch // self.page)
@@ -137,8 +134,8 @@ class Composed:
     def bus_need(self, plan: Plan, direction: Direction) -> IovaNeed:
         """The plan's bus pages, and behind them one that a bridge may read ahead from."""
         spill = 0 if direction is Direction.FROM_DEVICE else self._spill
-        frames = None if plan.slots else frames_of(plan, (), self.page)  # a mapping of them may stand
-        return self._bus_need(plan.bus_pages + spill, direction, frames)
+        frames = None if plan.slots else frames_of(plan, (), self.page)
+        return self._bus_need(plan.bus_pages + spill, direction, frames, lasting=not plan.slots)
 
     def linear_need(self, frames: Sequence[int], direction: Direction) -> IovaNeed:
         """Bus pages for these page frames, one for each; and behind them one that a bridge may read ahead from."""
@@ -146,7 +143,12 @@ class Composed:
         return self._bus_need(len(frames) + spill, direction, frames)
 
     def _bus_need(
-        self, pages: int, direction: Direction = Direction.BOTH, frames: Sequence[int] | None = None
+        self,
+        pages: int,
+        direction: Direction = Direction.BOTH,
+        frames: Sequence[int] | None = None,
+        *,
+        lasting: bool = True,
     ) -> IovaNeed:
         assert self.pool is not None
         alignment, boundary = max(self.limits.alignment.value // self.page, 1), self.limits.boundary.value // self.page
@@ -160,6 +162,7 @@ class Composed:
             within=self._within,
             direction=direction,
             frames=frames,
+            lasting=lasting,
         )
 
     def least(self, segmenter: Segmenter) -> tuple[Need, ...]:

@@ -28,7 +28,8 @@ class IovaNeed:
 
     `alignment_pages` and `boundary_pages`: powers of two; boundary 0 means none. `within`: bus addresses, as the
     translator sees them, in one interval of which all pages must lie. `frames`, where they are known beforehand: what
-    will be entered, so that a standing mapping of it is found before any other is driven out.
+    will be entered, so that a standing mapping of it is found before any other is driven out. `lasting`: entries may
+    stand; those of frames that go from hand to hand without a change of owner, such as bounce pages, must not.
     """
 
     __slots__ = (
@@ -39,6 +40,7 @@ class IovaNeed:
         "entered",
         "first",
         "key",
+        "lasting",
         "mapping",
         "pool",
         "within",
@@ -54,6 +56,7 @@ class IovaNeed:
         within: AddressSet | None = None,
         direction: Direction = Direction.BOTH,
         frames: Sequence[int] | None = None,
+        lasting: bool = True,
     ) -> None:
         self.pool = pool
         self.amount = pages
@@ -61,7 +64,8 @@ class IovaNeed:
         self.boundary_pages = boundary_pages
         self.within = None if within is None else pool.pages_within(within)
         self.direction = direction
-        self.key = None if frames is None or not pool.standing else Key.of(self.filled(frames), direction)
+        self.lasting = lasting and pool.standing
+        self.key = None if frames is None or not self.lasting else Key.of(self.filled(frames), direction)
         self.first = NO_ROOM  #: page number of the first bus page, while it is held
         self.entered = False  #: entries of these bus pages may be visible to a device
         self.mapping: Mapping | None = None  #: what the entries say, in a pool where they may stand
@@ -191,7 +195,7 @@ class IovaPool:
             raise DriverError(f"no bus pages of {self.name} are held: take them before page frames are entered")
         frames = need.filled(frames)
         key = None
-        if self.standing:
+        if need.lasting:
             key = Key.of(frames, need.direction)
             if need.mapping is not None and need.mapping.key == key and not need.mapping.forgotten:
                 return

@@ -63,9 +63,12 @@ def _walk(part: Buffer, domain: DmaDomain, found: list[Piece]) -> None:
         size = min(page - head, left)
         frame = table[index] if index < len(table) else ABSENT
         if frame == ABSENT:
-            why = getattr(part, "gone", "") or f"its page {index - part.start // page} is not mapped"
-            raise BufferGone(f"cannot load {part.describe()}: {why}")
+            gone = getattr(part, "gone", "")
+            absent = f"its page {index - part.start // page} is not mapped; give memory that is"
+            raise BufferGone(f"cannot load {part.describe()}: {f'{gone}; allocate another' if gone else absent}")
         if not 0 <= frame - base <= top - page:
-            raise DriverError(f"cannot load {part.describe()}: this machine has no page frame {frame:#x}")
+            raise DriverError(
+                f"cannot load {part.describe()}: this machine has no page frame {frame:#x}; give page frames of its own"
+            )
         found.append(Piece(frame + head, size, memory, frame + head - base, uncached, private))
         left, head, index = left - size, 0, index + 1
