@@ -22,7 +22,7 @@ from enum import Enum, IntEnum
 from typing import Final
 
 from busdma.errors import MapStateError
-from busdma.sync import POSTREAD, POSTWRITE, PREREAD, PREWRITE, Direction
+from busdma.sync import POSTREAD, POSTWRITE, PREREAD, PREWRITE, Direction, SyncOp
 
 
 class State(IntEnum):
@@ -97,6 +97,8 @@ class SyncEffect:
     to_device: bool  #: the device owns the bytes afterwards; False: the CPU does
     copy_out: bool
     copy_in: bool
+    reads: bool  #: PREREAD, POSTREAD: the device may write the bytes from here on, or no more
+    writes: bool  #: PREWRITE, POSTWRITE: it may read them
 
     @property
     def owner(self) -> Owner:
@@ -104,18 +106,20 @@ class SyncEffect:
         return Owner.DEVICE if self.to_device else Owner.CPU
 
 
-#: PREREAD copies out as well: what the device does not write keeps its value, and nobody sees an earlier owner's bytes.
-_OUT: Final = SyncEffect(to_device=True, copy_out=True, copy_in=False)
-_IN: Final = SyncEffect(to_device=False, copy_out=False, copy_in=True)
-_DONE: Final = SyncEffect(to_device=False, copy_out=False, copy_in=False)
+def _effect(op: SyncOp) -> SyncEffect:
+    """PREREAD copies out as well: what the device does not write keeps its value; nobody sees an earlier owner's."""
+    before = bool(op & (PREREAD | PREWRITE))
+    return SyncEffect(
+        to_device=before,
+        copy_out=before,
+        copy_in=POSTREAD in op,
+        reads=bool(op & (PREREAD | POSTREAD)),
+        writes=bool(op & (PREWRITE | POSTWRITE)),
+    )
+
 
 SYNCS: Final[dict[int, SyncEffect]] = {
-    int(PREREAD): _OUT,
-    int(PREWRITE): _OUT,
-    int(PREREAD | PREWRITE): _OUT,
-    int(POSTREAD): _IN,
-    int(POSTWRITE): _DONE,
-    int(POSTREAD | POSTWRITE): _IN,
+    int(op): _effect(op) for op in (PREREAD, PREWRITE, PREREAD | PREWRITE, POSTREAD, POSTWRITE, POSTREAD | POSTWRITE)
 }
 
 #: the rows of SYNCS that make sense for a map loaded one way, by ``Direction.number``

@@ -55,18 +55,20 @@ class Map(LoadFaces):
         "_chain",
         "_deferred",
         "_effects",
-        "_hi",
         "_holder",
         "_hooks",
         "_length",
-        "_lo",
         "_loads",
         "_maxsize",
+        "_read_hi",
+        "_read_lo",
         "_requisition",
         "_runtime",
         "_segmenter",
         "_segments",
         "_syncs",
+        "_write_hi",
+        "_write_lo",
         "buffer",
         "direct",
         "direction",
@@ -95,7 +97,8 @@ class Map(LoadFaces):
         self._maxsize = tag.constraints.maxsize.value
         self._length = 0
         self._effects = SYNCS
-        self._lo = self._hi = 0  # the device may own bytes [lo, hi)
+        self._read_lo = self._read_hi = 0  # after PREREAD the device may own these bytes, until POSTREAD
+        self._write_lo = self._write_hi = 0  # after PREWRITE, until POSTWRITE
         self._loads = self._bytes = self._segments = self._syncs = self._deferred = 0
 
     # -- the engine under the faces of a load -------------------------------------------------------------------------
@@ -240,22 +243,34 @@ class Map(LoadFaces):
         if effect.to_device:
             if holder is not None:
                 holder.copy_out(self._segmenter, offset, length)
-            if self._lo == self._hi:
-                self._lo = offset
-                self._hi = offset + length
-            else:
-                self._lo = min(self._lo, offset)
-                self._hi = max(self._hi, offset + length)
+            end = offset + length
+            if effect.reads:
+                if self._read_lo == self._read_hi:
+                    self._read_lo, self._read_hi = offset, end
+                else:
+                    self._read_lo, self._read_hi = min(self._read_lo, offset), max(self._read_hi, end)
+            if effect.writes:
+                if self._write_lo == self._write_hi:
+                    self._write_lo, self._write_hi = offset, end
+                else:
+                    self._write_lo, self._write_hi = min(self._write_lo, offset), max(self._write_hi, end)
         else:
             if holder is not None:
                 if effect.copy_in:
                     holder.copy_in(self._segmenter, offset, length)
                 else:
                     holder.done(self._segmenter, offset, length)
-            if offset <= self._lo:
-                self._lo = min(max(self._lo, offset + length), self._hi)
-            elif offset + length >= self._hi:
-                self._hi = max(self._lo, min(self._hi, offset))
+            end = offset + length
+            if effect.reads:
+                if offset <= self._read_lo:
+                    self._read_lo = min(max(self._read_lo, end), self._read_hi)
+                elif end >= self._read_hi:
+                    self._read_hi = max(self._read_lo, min(self._read_hi, offset))
+            if effect.writes:
+                if offset <= self._write_lo:
+                    self._write_lo = min(max(self._write_lo, end), self._write_hi)
+                elif end >= self._write_hi:
+                    self._write_hi = max(self._write_lo, min(self._write_hi, offset))
         self._syncs += 1
         if self._barrier is not None:
             self._barrier()
@@ -273,7 +288,7 @@ class Map(LoadFaces):
         self._segmenter.count = 0
         self.state = _IDLE
         self.buffer = None
-        self._lo = self._hi = 0
+        self._read_lo = self._read_hi = self._write_lo = self._write_hi = 0
         if self._holder is not None:
             holder, self._holder = self._holder, None
             holder.release(self._segmenter)
@@ -291,7 +306,9 @@ class Map(LoadFaces):
     @property
     def device_may_own(self) -> tuple[int, int] | None:
         """The smallest known range [lo, hi) outside which the device owns no byte; None: it owns none."""
-        return None if self._lo == self._hi else (self._lo, self._hi)
+        read, write = (self._read_lo, self._read_hi), (self._write_lo, self._write_hi)
+        owned = [each for each in (read, write) if each[0] < each[1]]
+        return (min(owned)[0], max(hi for _, hi in owned)) if owned else None
 
     # -- leaving otherwise --------------------------------------------------------------------------------------------
 
@@ -318,7 +335,7 @@ class Map(LoadFaces):
                     self._requisition.withdraw()
                     return
         if self.state is State.LOADED:
-            if self._lo == self._hi:
+            if self.device_may_own is None:
                 self.unload()
             else:
                 self.quarantine()
@@ -327,11 +344,11 @@ class Map(LoadFaces):
         """The device was reset, or has finished: it owns no byte of this map. Ends a quarantine."""
         quarantined = self.state is State.QUARANTINED
         following = self._next(Event.REPORT_IDLE)
-        if quarantined or self._lo < self._hi:
+        if self.state is not _IDLE:
             for hook in self._hooks:
                 hook.idled(self)
         self.state = following
-        self._lo = self._hi = 0
+        self._read_lo = self._read_hi = self._write_lo = self._write_hi = 0
         if quarantined:
             self.buffer = None
             if self._holder is not None:

@@ -364,7 +364,9 @@ class MbufPool:
         whole = LinearBuffer(mbuf._allocation, mbuf._at, mbuf.size)
         holder = self._space.in_use(whole)
         if holder is not None:
-            raise DriverError(f"{mbuf.describe()} cannot be freed: {holder} has it loaded; unload it first")
+            error = DriverError(f"{mbuf.describe()} cannot be freed: {holder} has it loaded; unload it first")
+            self._space.refused(error)
+            raise error
 
     def _free(self, mbuf: Mbuf) -> None:
         self._refuse_if_loaded(mbuf)

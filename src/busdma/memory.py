@@ -66,6 +66,7 @@ class DmaMemory:
         line = 1 if cache is None else cache.line  # nobody else has anything in its last one
         self.length = max(min(-(-size // line) * line, tag.constraints.maxsize.value), size)  #: that a load sees
         self.gone = ""
+        self.coherent = coherent  #: it was asked for
         self.uncached = coherent and domain.uncached is not None
         self.frames = Frames(array("Q", pages))
         self._pages = pages

@@ -16,8 +16,9 @@ from busdma.mechanisms.iova_allocator import IovaAllocator
 from busdma.paths import Window
 from busdma.result import Segments
 from busdma.runtime import by_name
+from busdma.sim.cache import WriteBackCache
 from busdma.sim.master import MasterBus, Wires
-from busdma.sim.memory import coherent
+from busdma.sim.memory import cached, coherent
 from busdma.sim.registers import ChipRegisters
 from busdma.sim.sun4m_iommu import Sun4mIommu
 from busdma.sync import POSTREAD, POSTWRITE, PREREAD, PREWRITE, Direction, SyncOp
@@ -25,6 +26,7 @@ from busdma.tag import Tag
 from busdma.translators.sun4m import Sun4mTable
 
 PAGE = 4096
+LINE = 32
 MIB = 1 << 20
 TO, FROM, BOTH = Direction.TO_DEVICE, Direction.FROM_DEVICE, Direction.BOTH
 PRE: SyncOp = PREREAD | PREWRITE
@@ -32,8 +34,10 @@ POST: SyncOp = POSTREAD | POSTWRITE
 
 
 class Bench(Machine):
-    """`pages` of memory. ``low`` is a bus that reaches the lower half of it, ``bus`` one that reaches everything, and
-    ``dvma``, if `remap`, one behind an IOMMU. ``device`` is a master on the bus of `tag`.
+    """`pages` of memory; if `caches`, behind some that DMA does not see.
+
+    ``low`` is a bus that reaches the lower half of it, ``bus`` one that reaches everything, and ``dvma``, if `remap`,
+    one behind an IOMMU. ``device`` is a master on the bus of `tag`.
     """
 
     def __init__(
@@ -42,10 +46,12 @@ class Bench(Machine):
         pages: int = 512,
         remap: bool = False,
         standing: bool = False,
+        caches: bool = False,
         limit: int = 20,
         runtime: str = "virtual",
     ) -> None:
-        ram = coherent(pages * PAGE, check=True)
+        size = pages * PAGE
+        ram = cached(WriteBackCache(size, line=LINE), check=True) if caches else coherent(size, check=True)
         frames = FrameAllocator(0, pages, seed=1)
         carrier = by_name(runtime)
         domain = ram.domain(frames, carrier, bounce_limit=limit)

@@ -9,13 +9,17 @@ import pytest
 
 from busdma.check import Finding, Kind
 from busdma.check.findings import Findings
+from busdma.errors import DeadlineExpired, DriverError
 from busdma.sync import POSTREAD, POSTWRITE, PREREAD, PREWRITE
+from check import planted_transfers, planted_upkeep
 from check.bench import BOTH, FROM, POST, PRE, TO, Bench, pattern
-from check.test_check_faults import MISTAKES
+from check.planted import MISTAKES
 
 SIZE = 6000
 DATA, NEW = pattern(SIZE), pattern(SIZE, 2)
 HERE = "test_check_kinds.py"
+SYNCS = {"missing-prewrite", "missing-preread", "missing-post", "missing-postread", "post-without-pre"}
+MODULES = (planted_transfers, planted_upkeep)  # which enter the mistakes
 
 
 @pytest.fixture
@@ -109,10 +113,60 @@ def test_post_without_pre(bench: Bench, where: str, op: POST) -> None:  # type: 
         assert DATA[:16] not in buffer.read()
 
 
+def test_what_is_refused_is_reported_with_the_load_that_is_in_the_way(bench: Bench) -> None:
+    buffer = bench.high(SIZE)
+    map = bench.low.create_map(name="in the way")
+    map.load_nowait(buffer, TO)
+    loaded = line()
+    with pytest.raises(DriverError):
+        buffer.free()
+    with pytest.raises(DriverError):
+        map.sync(POSTREAD)
+    freed, synced = bench.found()
+    assert (freed.kind, synced.kind) == (Kind.FREED_WHILE_LOADED, Kind.STATE)
+    for found in (freed, synced):
+        assert (found.tag, found.map, found.owner) == ("pc/low", "in the way", "kernel")
+        assert found.where is not None
+        assert found.where.endswith(f"{HERE}:{loaded}")
+        assert found.noticed != found.where
+    map.unload()
+
+
+def test_what_a_translator_refused_is_reported_with_the_load_that_had_the_bus_address() -> None:
+    with Bench(remap=True) as bench:
+        map = bench.tag.create_map(name="in")
+        map.load_nowait(bench.high(SIZE), FROM)
+        loaded = line()
+        address = map.segments[0][0]
+        map.unload()
+        bench.device.dma_write(address, NEW)
+    found = only(bench)
+    assert (found.kind, found.device, found.tag, found.map) == (Kind.AFTER_UNLOAD, "dev0", "pc/dvma", "in")
+    assert f"{address:#x}" in found.what
+    assert found.where is not None
+    assert found.where.endswith(f"{HERE}:{loaded}")
+
+
+def test_an_overlap_names_both_loads(bench: Bench) -> None:
+    buffer = bench.high(SIZE)
+    first, second = bench.low.create_map(name="first"), bench.bus.create_map(name="second")
+    first.load_nowait(buffer[:100], FROM)
+    one = line()
+    second.load_nowait(buffer[90:], FROM)
+    other = line()
+    found = only(bench)
+    assert (found.kind, found.map, found.offset, found.length) == (Kind.OVERLAP, "second", 0, 10)
+    assert found.where is not None
+    assert found.where.endswith(f"{HERE}:{other}")
+    assert found.other is not None
+    assert "map 'first' of tag pc/low" in found.other
+    assert found.other.endswith(f"{HERE}:{one}")
+
+
 def test_every_kind_has_a_test() -> None:
-    here = {"missing-prewrite", "missing-preread", "missing-post", "missing-postread", "post-without-pre"}
+    assert {mistake.__module__ for mistake, _, _ in MISTAKES.values()} == {module.__name__ for module in MODULES}
     planted = {label for _, labels, _ in MISTAKES.values() for label in labels}
-    assert here | planted == {kind.label for kind in Kind}
+    assert SYNCS | planted == {kind.label for kind in Kind}
 
 
 def test_a_load_that_had_to_wait_is_known_by_the_line_that_asked_for_it() -> None:
@@ -133,6 +187,26 @@ def test_a_load_that_had_to_wait_is_known_by_the_line_that_asked_for_it() -> Non
     assert found.kind is Kind.MISSING_POST
     assert found.where is not None
     assert found.where.endswith(f"{HERE}:{asked[0]}")
+
+
+def test_a_load_after_a_wait_that_was_given_up_is_known_by_its_own_line() -> None:
+    with Bench(limit=2) as bench:
+        first, second = bench.low.create_map(), bench.low.create_map()
+        first.load_nowait(bench.high(8192), TO)
+
+        async def work() -> None:
+            with pytest.raises(DeadlineExpired):
+                await second.load(bench.high(8192), FROM, deadline=bench.runtime.now() + 10)
+
+        bench.run(work)
+        first.unload()
+        second.load_nowait(bench.high(8192), FROM)
+        loaded = line()
+        second.sync(PREREAD)
+        second.unload()
+    found = only(bench)
+    assert found.where is not None
+    assert found.where.endswith(f"{HERE}:{loaded}")
 
 
 def test_a_finding_is_counted_and_not_repeated(bench: Bench) -> None:

@@ -95,19 +95,45 @@ def test_bad_syncs(small: SmallMachine, where: str) -> None:
     assert map.state is State.LOADED
 
 
+def test_a_post_of_one_way_leaves_the_other_to_the_device(small: SmallMachine) -> None:
+    map = small.isa.create_map()
+    map.load_nowait(small.high(400))
+    map.sync(PREREAD | PREWRITE)
+    map.sync(POSTWRITE)  # it reads no more, and may still write
+    assert map.device_may_own == (0, 400)
+    map.sync(POSTREAD, 0, 100)
+    assert map.device_may_own == (100, 400)
+    map.abandon()
+    assert map.state is State.QUARANTINED
+    map.report_idle()
+    map.load_nowait(small.high(400))
+    map.sync(PREWRITE)
+    map.sync(PREREAD, 100, 100)
+    map.sync(POSTREAD, 100, 100)
+    assert map.device_may_own == (0, 400)
+    map.sync(POSTREAD)
+    map.sync(POSTWRITE)
+    assert map.device_may_own is None
+    map.abandon()
+    assert map.state is State.IDLE
+
+
 def test_ranges_that_the_device_may_own(small: SmallMachine) -> None:
     map = small.isa.create_map()
     map.load_nowait(small.high(1000))
     map.sync(PREREAD, 100, 100)
     map.sync(PREWRITE, 300, 50)
     assert map.device_may_own == (100, 350)
+    map.sync(POSTWRITE, 100, 100)
+    assert map.device_may_own == (100, 350)
     map.sync(POSTREAD, 100, 100)
-    assert map.device_may_own == (200, 350)
-    map.sync(POSTWRITE, 250, 50)  # in the middle: the smallest range around what is left stays
-    assert map.device_may_own == (200, 350)
-    map.sync(POSTWRITE, 300, 700)
-    assert map.device_may_own == (200, 300)
-    map.sync(POSTREAD, 0, 1000)
+    assert map.device_may_own == (300, 350)
+    map.sync(PREWRITE, 600, 100)
+    map.sync(POSTWRITE, 350, 100)  # in the middle: the smallest range around what is left stays
+    assert map.device_may_own == (300, 700)
+    map.sync(POSTWRITE, 500, 500)
+    assert map.device_may_own == (300, 500)
+    map.sync(POSTWRITE, 0, 1000)
     assert map.device_may_own is None
     map.sync(PREREAD)
     map.report_idle()

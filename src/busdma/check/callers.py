@@ -9,16 +9,16 @@ from typing import Final
 import busdma
 
 _HERE: Final = os.path.dirname(os.path.abspath(busdma.__file__)) + os.sep
-_DRIVERS: Final = _HERE + "drivers" + os.sep
+_PROGRAMS: Final = (_HERE + "drivers" + os.sep, _HERE + "testing" + os.sep)  #: no machinery, though part of the package
 
 
 def caller() -> str:
-    """``file:line`` of whoever called into busdma; a driver of busdma's own counts as a program."""
+    """``file:line`` of whoever called into busdma; a driver of busdma's own, or a test, counts as a program."""
     frame = sys._getframe(1)
     last = frame
     while frame is not None:
         name = frame.f_code.co_filename
-        if not name.startswith(_HERE) or name.startswith(_DRIVERS):
+        if not name.startswith(_HERE) or name.startswith(_PROGRAMS):
             return f"{_short(name)}:{frame.f_lineno}"
         last, frame = frame, frame.f_back  # type: ignore[assignment]
     return f"{_short(last.f_code.co_filename)}:{last.f_lineno}"

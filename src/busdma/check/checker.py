@@ -14,9 +14,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from busdma.buffers import Buffer
+from busdma.check.bus import BusPages
 from busdma.check.callers import caller
 from busdma.check.findings import Finding, Findings, Kind
 from busdma.check.leaks import leaks
+from busdma.check.lines import Lines
 from busdma.check.loads import Load, Loads, Span, hull, merged
 from busdma.check.movements import Movements
 from busdma.check.sealed import Sealed
@@ -48,7 +50,7 @@ class Checker:
         self._sides = Sides(cpu, device, base)
         self._lock = threading.RLock()
         self._by_map: dict[Map, Load] = {}
-        self._asked: dict[Map, str] = {}  # where a load that waits was asked for
+        self._asked: dict[Map, tuple[Buffer | None, str]] = {}  # where a load that waits was asked for
         self._domain: DmaDomain | None = None
         self._attached(4096)
 
@@ -62,7 +64,9 @@ class Checker:
         self._loads = Loads(page)  # by physical address: what devices may reach
         self._clients = Loads(page)  # by address in this process: what was bounced, where the CPU has it
         self._movements = Movements(self._sides, self._loads, self.report)
-        self._traffic = Traffic(self._loads, self.report)
+        self._lines = Lines(self._sides, self.line, self.report)
+        self._pages = BusPages(page)
+        self._traffic = Traffic(self._loads, self._pages, self.report)
 
     # -- Instrument ---------------------------------------------------------------------------------------------------
 
@@ -72,19 +76,22 @@ class Checker:
         assert isinstance(holder, Placement)
         assert buffer is not None
         size = buffer.length
+        wanted, where = self._asked.pop(map, (None, ""))
+        memory = buffer if isinstance(buffer, DmaMemory) else None
         load = Load(
             map,
             map.tag.path,
             map.name,
             _owner(buffer),
-            self._asked.pop(map, "") or caller(),
+            where if wanted is buffer else caller(),  # or that wait was given up, and this is another load
             map.direction,
             merged(Span(*each) for each in holder.direct()),
             holder.copied(),
             bytearray(size),
             bytearray(size),
             bytearray(size),
-            isinstance(buffer, DmaMemory) and buffer.dma_map is map,
+            memory is not None and memory.dma_map is map,
+            memory is not None and memory.coherent,
         )
         with self._lock:
             self._look_for_overlaps(load)
@@ -95,10 +102,12 @@ class Checker:
             self._by_map[map] = load
             self._loads.add(load, spans)
             self._clients.add(load, self._movements.clients(load))
+            if (translator := holder.translator) is not None:
+                self._pages.add(load, translator, map.segments)
 
     def deferred(self, map: Map) -> None:
         """See `Instrument.deferred`."""
-        self._asked[map] = caller()
+        self._asked[map] = map.buffer, caller()
 
     def syncing(self, map: Map, op: SyncOp, offset: int, length: int) -> None:
         """See `Instrument.syncing`."""
@@ -107,6 +116,8 @@ class Checker:
             return
         end = offset + length
         with self._lock:
+            if self._lines.concern(load):
+                self._lines.before(load, offset, end)
             if op & _PRE:
                 self._movements.before_pre(load, op, offset, end)
                 return
@@ -119,9 +130,13 @@ class Checker:
     def synced(self, map: Map, op: SyncOp, offset: int, length: int) -> None:
         """See `Instrument.synced`."""
         load = self._by_map.get(map)
-        if load is not None and op & _PRE:
-            with self._lock:
+        if load is None:
+            return
+        with self._lock:
+            if op & _PRE:
                 self._movements.pre(load, op, offset, offset + length)
+            if self._lines.concern(load):
+                self._lines.after(load, offset, offset + length)
 
     def unloading(self, map: Map) -> None:
         """See `Instrument.unloading`."""
@@ -147,14 +162,22 @@ class Checker:
             load = self._by_map.get(map)
             if load is not None:
                 self._movements.restore(load)
+                load.shared.clear()
                 if map.state is State.QUARANTINED:
                     self._forget(map, load)
 
     def refused(self, map: Map | None, error: DriverError) -> None:
         """See `Instrument.refused`."""
         kind = Kind.STATE if isinstance(error, (MapStateError, SyncError)) else Kind.FREED_WHILE_LOADED
-        tag, name = (map.tag.path, map.name) if map is not None else (error.tag, error.map)
-        self.findings.add(Finding(kind, f"{kind.value} ({error})", tag=tag, map=name, noticed=caller()))
+        with self._lock:
+            if map is None:  # the message says which map is in the way
+                map = next((map for map in self._by_map if map.describe() in str(error)), None)
+            load = None if map is None else self._by_map.get(map)
+        found = Finding(kind, f"{kind.value} ({error})", noticed=caller())
+        found.tag, found.map = (error.tag, error.map) if map is None else (map.tag.path, map.name)
+        if load is not None:
+            found.owner, found.where = load.owner, load.where
+        self.findings.add(found)
 
     # -- Coherence ----------------------------------------------------------------------------------------------------
 
@@ -227,6 +250,7 @@ class Checker:
 
     def _forget(self, map: Map, load: Load) -> None:
         del self._by_map[map]
+        load.ended = True
         self._loads.end(load, load.spans(), remember=True)
         self._clients.end(load, self._movements.clients(load))
 

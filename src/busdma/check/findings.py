@@ -21,6 +21,7 @@ class Kind(Enum):
     MISSING_POSTREAD = "bytes that the device had written were unloaded, fetched back with POSTWRITE alone"
     POST_WITHOUT_PRE = "bytes were fetched back from the device that it did not own"
     CPU_WROTE = "the CPU wrote bytes while the device owned them"
+    SHARED_LINE = "the CPU wrote into a cache line while the device was to write another part of it"
     AFTER_UNLOAD = "the device used memory after it was unloaded"
     STALE_TRANSLATION = "the device used memory by a translation that was cleared and never flushed"
     OUTSIDE_MAP = "the device used memory beside what was loaded"

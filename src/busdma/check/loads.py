@@ -49,7 +49,10 @@ class Load:
     writable: bytearray  #: 1: given to it with PREREAD
     written: bytearray  #: 1: it has written the byte since
     standing: bool = False  #: of DMA-safe memory: loaded for as long as that lives
+    past_caches: bool = False  #: the CPU was to see it past its caches
+    ended: bool = False
     lent: list[tuple[int, int]] = field(default_factory=list)  #: (address, length) to be spoilt again after a sync
+    shared: dict[Span, bytes] = field(default_factory=dict)  #: cache lines that a device may write in part; see `lines`
 
     @property
     def size(self) -> int:

@@ -153,9 +153,14 @@ class Movements:
             seen, right = client.tobytes(), theirs.tobytes()
             if seen == right:
                 return
-            if copy.memory is self._sides.cpu and self._loads.within(self._sides.base + copy.origin, copy.size):
-                return  # another device has it as well, so that it is poison now
-            wrong = [at for at in range(copy.size) if seen[at] != right[at]]
+            away = bytearray(copy.size)  # 1: another device has it as well, so that it is poison now
+            if copy.memory is self._sides.cpu:
+                start = self._sides.base + copy.origin
+                for other, first, size, offset in self._loads.within(start, copy.size):
+                    for lo, hi, owned, _ in runs(other.readable, other.readable, offset, offset + size):
+                        if owned:
+                            away[first - start + lo - offset : first - start + hi - offset] = b"\1" * (hi - lo)
+            wrong = [at for at in range(copy.size) if seen[at] != right[at] and not away[at]]
         else:
             wrong = stored(client, copy.address, theirs)
             kept = [(at, client[at]) for at in wrong]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from busdma.check.bus import BusPages
 from busdma.check.findings import Kind, Report
 from busdma.check.loads import Loads, Part, hull, runs
 from busdma.sync import Direction
@@ -12,8 +13,9 @@ from busdma.sync import Direction
 class Traffic:
     """Accesses of devices, held against `loads`. The caller holds the checker's lock."""
 
-    def __init__(self, loads: Loads, report: Report) -> None:
+    def __init__(self, loads: Loads, pages: BusPages, report: Report) -> None:
         self._loads = loads
+        self._pages = pages
         self._report = report
         self.stale = False  #: the next access goes by a translation that should be gone
 
@@ -40,9 +42,17 @@ class Traffic:
         self._look(parts, address, length, master, write, stale)
 
     def unanswered(self, address: int, length: int, master: str) -> None:
-        """A device used a bus address where nobody answers."""
+        """A device used a bus address where nobody answers, or where a translator refuses it."""
         self.stale = False
-        self._report(Kind.NO_ANSWER, None, None, f"{master}: {length} bytes at {address:#x}", device=master)
+        load = self._pages.last(address, master)
+        kind = Kind.NO_ANSWER
+        if load is not None and load.ended:
+            kind = Kind.AFTER_UNLOAD
+        elif load is not None and load.direction is not Direction.BOTH:
+            kind = Kind.WRONG_WAY
+        else:
+            load = None
+        self._report(kind, load, None, f"{master}: {length} bytes at {address:#x}, and got no answer", device=master)
 
     def _look(self, parts: Sequence[Part], address: int, length: int, master: str, write: bool, stale: bool) -> None:
         """Byte by byte: which are loaded, and which by a load that has given them to the device?"""

@@ -111,7 +111,7 @@ def _exited(end: SystemExit, output: Output) -> None:
     output.fail(Exited(f"the script ended with {what}" if isinstance(end.code, int) else what))
     output.document["error"] = what
     if isinstance(end.code, int):
-        output.status = end.code & 0xFF
+        output.status = end.code & 0xFF or 1
 
 
 def _close(machines: Sequence[Machine], output: Output) -> None:
@@ -124,7 +124,9 @@ def _close(machines: Sequence[Machine], output: Output) -> None:
 
 
 def _from_script(error: BaseException, script: str) -> Any:
-    """The traceback without what ran the script."""
+    """The traceback without what ran the script; none of a script that could not even be read."""
+    if isinstance(error, SyntaxError):
+        return None
     trace = error.__traceback__
     while trace is not None and trace.tb_frame.f_code.co_filename != script:
         trace = trace.tb_next

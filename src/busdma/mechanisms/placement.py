@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 from busdma.buffers import Buffer
 from busdma.mechanisms.iova import IovaNeed
 from busdma.mechanisms.plan import Plan, bus_layout, cut, frames_of, merged
+from busdma.mechanisms.translation import Translator
 from busdma.pool import Need, Pool
 from busdma.segments import ABSENT, Segmenter
 from busdma.sync import Direction
@@ -175,6 +176,11 @@ class Placement:
             yield self._mechanism.zone, segmenter.nheld
         if self._bus is not None:
             yield self._bus.pool, self._bus.amount
+
+    @property
+    def translator(self) -> Translator | None:
+        """Behind which it lies, if behind any; for instruments."""
+        return None if self._bus is None else self._bus.pool.translator
 
     def _fetch(self, offset: int, length: int, written: bool) -> None:
         cache, end = self._mechanism.domain.cache, offset + length
