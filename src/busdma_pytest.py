@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from busdma.testing.plugin import Choice
 
 _CHOICE = "_busdma_choice"  # the fixture that is parametrised; `machine` may be somebody else's
+_MACHINE = "busdma_machine"  # the property of a test that says which it was; so it is in JUnit's XML too
+_OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +33,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "'sim:pc-isa?bounce=17'; may be repeated; default: every machine that this host has",
     )
     group.addoption(
+        "--busdma-runtime",
+        metavar="NAME",
+        action="append",
+        default=[],
+        help="who carries the drivers: virtual (the default), asyncio or threads; may be repeated",
+    )
+    group.addoption(
         "--busdma-seed",
         metavar="N",
         type=int,
@@ -43,8 +52,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """Make the marker known."""
     config.addinivalue_line(
         "markers",
-        "busdma(drivers=..., buses=..., machine=GLOB, check=True): which machines the fixture `machine` is, those with "
-        "one of these drivers and one of these buses; under the DMA checker or not",
+        "busdma(drivers=..., buses=..., machine=GLOB, runtimes=..., check=True): which machines the fixture `machine` "
+        "is, those with one of these drivers and one of these buses; under which runtimes; and the DMA checker, or not",
     )
 
 
@@ -70,6 +79,23 @@ def pytest_runtest_makereport(
     return report
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Count the tests by machine, unless it is to be quiet."""
+    counts: dict[str, dict[str, int]] = {}
+    for outcome in _OUTCOMES:
+        for report in terminalreporter.stats.get(outcome, ()):
+            for name, spec in getattr(report, "user_properties", ()):
+                if name == _MACHINE:
+                    row = counts.setdefault(spec, {})
+                    row[outcome] = row.get(outcome, 0) + 1
+    if counts and terminalreporter.verbosity >= 0:
+        width = max(map(len, counts))
+        terminalreporter.write_sep("=", "tests by machine")
+        for spec, row in counts.items():
+            words = ", ".join(f"{row[outcome]:5} {outcome}" for outcome in _OUTCOMES if outcome in row)
+            terminalreporter.write_line(f"{spec:{width}} {words}")
+
+
 @pytest.fixture
 def _busdma_choice(request: pytest.FixtureRequest) -> Choice:
     """Which machine."""
@@ -82,4 +108,6 @@ def machine(request: pytest.FixtureRequest, _busdma_choice: Choice) -> Generator
     """A machine that has just been switched on, one test for each that fits; closed afterwards. Leaks are failures."""
     from busdma.testing.plugin import switched_on
 
+    if _busdma_choice.spec:
+        request.node.user_properties.append((_MACHINE, _busdma_choice.spec))
     yield from switched_on(request.node, _busdma_choice)

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 pytest_plugins = ("pytester",)
 
-ROOT = Path(__file__).resolve().parents[2]
 MACHINES = ("--busdma-machine", "sim:pc-isa", "--busdma-machine", "sim:pc-vlb")
 
 
@@ -69,7 +68,7 @@ def test_the_plugin_imports_nothing_that_pytest_has_not_imported() -> None:
 
 def test_the_options_are_explained(pytester: pytest.Pytester) -> None:
     done = pytester.runpytest_subprocess("--help")
-    for option in ("--busdma-machine=GLOB", "--busdma-seed=N", "--busdma-check"):
+    for option in ("--busdma-machine=GLOB", "--busdma-runtime=NAME", "--busdma-seed=N", "--busdma-check"):
         assert option in text(done)
     markers = pytester.runpytest_subprocess("--markers")
     assert "@pytest.mark.busdma(drivers=..." in text(markers)
@@ -135,6 +134,36 @@ def test_the_marker_narrows(pytester: pytest.Pytester) -> None:
     }
 
 
+CARRIED = """
+import pytest
+
+def test_a(machine): print("plain", machine.spec, machine.runtime.name)
+
+@pytest.mark.busdma(runtimes=("threads", "asyncio"), machine="sim:pc-vlb")
+def test_b(machine): print("marked", machine.spec, machine.runtime.name)
+
+@pytest.mark.busdma(runtimes="asyncio", machine="sim:pc-vlb")
+def test_c(machine): assert False
+"""
+
+
+def test_runtimes(pytester: pytest.Pytester) -> None:
+    done = run(pytester, CARRIED, *MACHINES, "-s", "--busdma-runtime", "threads", "--busdma-seed", "3")
+    assert re.findall(r"(?:plain|marked) .*", text(done)) == [
+        "plain sim:pc-isa?seed=3 threads",
+        "plain sim:pc-vlb?seed=3 threads",
+        "marked sim:pc-vlb?seed=3 asyncio",
+        "marked sim:pc-vlb?seed=3 threads",
+    ]
+    (line,) = [line for line in done.outlines if line.startswith("pytest ")]
+    assert line == (
+        "pytest 'test_runtimes.py::test_c[sim:pc-vlb-asyncio]' --busdma-machine sim:pc-vlb --busdma-runtime asyncio "
+        "--busdma-seed 3"
+    )
+    pytester.run(sys.executable, "-m", *shlex.split(line), "-p", "no:cacheprovider").assert_outcomes(failed=1)
+    assert "tests by machine" in text(done)
+
+
 NOTHING_FITS = """
 import pytest
 
@@ -180,6 +209,7 @@ def test_a_device_that_the_machine_would_have(pytester: pytest.Pytester) -> None
             "--busdma-machine: no machine matches 'sim:nothing'; there are: sim:pc-isa",
         ),
         (["--busdma-seed", "x"], "invalid int value: 'x'"),
+        (["--busdma-runtime", "steam"], "no runtime steam: there are virtual, asyncio, threads"),
         (["--busdma-machine", "sim:pc-isa?colour=red"], "sim:pc-isa?colour=red: no option colour; there are: "),
     ],
 )
@@ -194,7 +224,7 @@ def test_a_wrong_marker(pytester: pytest.Pytester, words: str) -> None:
     source = f"import pytest\n@pytest.mark.busdma({words})\ndef test_a(machine): pass"
     done = run(pytester, source)
     assert done.ret != 0
-    assert "marker busdma knows drivers=, buses=, machine=, check=" in text(done)
+    assert "marker busdma knows drivers=, buses=, machine=, runtimes=, check=" in text(done)
 
 
 # ---------------------------------------------------------------- what fails a test
@@ -212,6 +242,27 @@ def test_a_leak_fails_the_test(pytester: pytest.Pytester) -> None:
     done.assert_outcomes(passed=1, errors=1)
     assert "map 'lost' of tag pc/vlb/mine is loaded" in text(done)
     assert "stop the drivers" in text(done)
+
+
+def test_a_turn_that_nobody_gave_up_fails_the_test(pytester: pytest.Pytester) -> None:
+    source = """
+    import pytest
+    from busdma import Direction, ResourceShortage
+
+    def test_a(machine):
+        tag = machine.devices["aha0"].tag.derive("mine")
+        map, kept = tag.create_map(), tag.create_map()
+        kept.load_nowait(bytes(3 * 4096), Direction.TO_DEVICE)
+        with pytest.raises(ResourceShortage):
+            map.load_nowait(bytes(3 * 4096), Direction.TO_DEVICE)
+        tag.on_available(lambda: None)
+        kept.sync(Direction.TO_DEVICE.pre)
+        kept.quarantine()
+    """
+    done = run(pytester, source, "--busdma-machine", "sim:pc-isa?bounce=4")
+    done.assert_outcomes(passed=1, errors=1)
+    assert "the queue of tag pc/isa/mine still waits" in text(done)
+    assert text(done).count("of tag pc/isa/mine is quarantined") == 1
 
 
 def test_a_test_that_failed_is_not_asked_for_leaks(pytester: pytest.Pytester) -> None:
@@ -358,36 +409,42 @@ def test_under_xdist(pytester: pytest.Pytester) -> None:
     assert sorted(line.partition("[")[2].partition("]")[0] for line in again) == ["sim:pc-isa-3", "sim:pc-vlb-3"]
 
 
-# ---------------------------------------------------------------- the guide
+# ---------------------------------------------------------------- the count
 
 
-@pytest.fixture
-def guide(pytester: pytest.Pytester) -> pytest.Pytester:
-    """The two files of docs/testing.md."""
-    words = (ROOT / "docs" / "testing.md").read_text(encoding="utf-8")
-    driver, test = re.findall(r"^```python\n(.*?)^```$", words, re.MULTILINE | re.DOTALL)
-    pytester.makepyfile(echo=driver, test_echo=test)
-    return pytester
+COUNTED = """
+import pytest
+
+def test_a(machine): pass
+
+@pytest.mark.busdma(machine="sim:pc-vlb")
+def test_b(machine): assert False
+
+@pytest.mark.busdma(drivers="no such driver")
+def test_c(machine): pass
+
+def test_d(machine): pytest.skip("no reason")
+
+def test_e(): pass
+"""
 
 
-def test_the_example_of_the_guide_works(guide: pytest.Pytester) -> None:
-    guide.makeini("[pytest]")
-    done = guide.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error", "-v")
-    done.assert_outcomes(passed=8)
-    assert "test_echo.py::test_what_goes_in_comes_out[sim:x86-64?iommu=on-4096] PASSED" in text(done)
+@pytest.mark.parametrize("parallel", [(), ("-n", "2")], ids=["alone", "xdist"])
+def test_the_tests_are_counted_by_machine(pytester: pytest.Pytester, parallel: tuple[str, ...]) -> None:
+    if parallel:
+        pytest.importorskip("xdist")
+    done = run(pytester, COUNTED, *MACHINES, *parallel)
+    at = next(number for number, line in enumerate(done.outlines) if "= tests by machine =" in line)
+    table = {line.split()[0]: line.split(maxsplit=1)[1] for line in done.outlines[at + 1 : at + 3]}
+    assert table == {"sim:pc-isa": "1 passed,     1 skipped", "sim:pc-vlb": "1 passed,     1 failed,     1 skipped"}
+    assert "tests by machine" not in text(run(pytester, COUNTED, *MACHINES, "-q"))
 
 
-def test_the_example_of_the_guide_without_a_sync(guide: pytest.Pytester) -> None:
-    """The PC is coherent, and the data may well be right; the checker sees the mistake nevertheless."""
-    guide.makeini("[pytest]")
-    guide.makeconftest(
-        """
-        import busdma
+def test_no_machine_no_count(pytester: pytest.Pytester) -> None:
+    assert "tests by machine" not in text(run(pytester, "def test_a(): pass"))
 
-        real = busdma.Map.sync
-        busdma.Map.sync = lambda map, op, *range: None if op is busdma.PREWRITE else real(map, op, *range)
-        """
-    )
-    done = guide.runpytest_subprocess("-p", "no:cacheprovider", "-W", "error")
-    assert done.ret == 1
-    assert "missing-prewrite: " in text(done)
+
+def test_the_machine_is_in_the_junit_report(pytester: pytest.Pytester) -> None:
+    run(pytester, "def test_a(machine): pass", *MACHINES, "--junit-xml=report.xml")
+    report = (pytester.path / "report.xml").read_text(encoding="utf-8")
+    assert re.findall(r'<property name="busdma_machine" value="([^"]*)"', report) == ["sim:pc-isa", "sim:pc-vlb"]

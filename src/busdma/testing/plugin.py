@@ -19,13 +19,14 @@ from busdma.errors import ConfigurationError
 from busdma.machine.machine import Machine
 from busdma.machine.spec import with_option
 from busdma.machines import Entry, select, specs
-from busdma.runtime import by_name
+from busdma.runtime import NAMES, by_name
 
 _MACHINE: Final = pytest.StashKey[Machine]()
 _CHOICE: Final = pytest.StashKey["Choice"]()
 _INTERRUPTED: Final = pytest.StashKey[bool]()
-_MARKER: Final = ("drivers", "buses", "machine", "check")  #: what the marker may say
+_MARKER: Final = ("drivers", "buses", "machine", "runtimes", "check")  #: what the marker may say
 SEEDED: Final = "sim"  #: the family of machines that have an option ``seed``
+USUAL: Final = "virtual"  #: the runtime, unless told
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,7 @@ class Choice:
     """One machine for one test."""
 
     spec: str
+    runtime: str = USUAL
     seed: int | None = None
     check: bool = False
     drivers: tuple[frozenset[str], ...] = ()  #: of each of these, a device of one
@@ -40,16 +42,17 @@ class Choice:
 
     def __str__(self) -> str:
         """How the test is called on it."""
-        return self.spec or "none"
+        name = self.spec or "none"
+        return name if self.runtime == USUAL else f"{name}-{self.runtime}"
 
     def open(self) -> Machine:
         """Switch it on; a runtime made for it goes with it."""
         if self.seed is None:
-            return busdma.open(self.spec, check=self.check)
+            return busdma.open(self.spec, runtime=self.runtime, check=self.check)
         family, _, options = self.spec.partition(":")
         said = any(option.startswith("seed=") for option in options.partition("?")[2].split("&"))
         spec = self.spec if said or family != SEEDED else with_option(self.spec, "seed", self.seed)
-        carrier = by_name("virtual", seed=self.seed)
+        carrier = by_name(self.runtime, seed=self.seed)
         machine = busdma.open(spec, runtime=carrier, check=self.check)
         machine.at_close(carrier.close)
         return machine
@@ -64,6 +67,7 @@ def choices(config: pytest.Config, marks: Iterable[pytest.Mark]) -> list[Choice]
     narrow = [_checked(mark) for mark in marks]
     check = next((said["check"] for said in narrow if "check" in said), config.getoption("busdma_check"))
     drivers = tuple(_words(said["drivers"]) for said in narrow if "drivers" in said)
+    runtimes = _runtimes(narrow, config.getoption("busdma_runtime"))
     try:
         selected = [spec for pattern in patterns or ["*"] for spec in select(pattern)]
     except ConfigurationError as error:
@@ -79,10 +83,11 @@ def choices(config: pytest.Config, marks: Iterable[pytest.Mark]) -> list[Choice]
             missing.append(f"{fitting} cannot be opened here: {why_not}")
             if not patterns:
                 continue
-        found.append(Choice(fitting, config.getoption("busdma_seed"), check, drivers, why_not and missing[-1]))
+        seed = config.getoption("busdma_seed")
+        found += [Choice(fitting, each, seed, check, drivers, why_not and missing[-1]) for each in runtimes]
     if found:
         return list(dict.fromkeys(found))
-    asked = ", ".join(f"{name}={value!r}" for said in narrow for name, value in said.items() if name != "check")
+    asked = ", ".join(f"{name}={value!r}" for said in narrow for name, value in said.items() if name in _MARKER[:3])
     where = " and ".join(patterns) or "all machines"
     return [Choice("", why_not="; ".join(missing) or f"no machine fits {asked or 'at all'} among {where}")]
 
@@ -93,6 +98,15 @@ def _checked(mark: pytest.Mark) -> dict[str, Any]:
     if wrong:
         raise pytest.UsageError(f"marker busdma knows {', '.join(f'{name}=' for name in _MARKER)} not {wrong[0]}")
     return dict(mark.kwargs)
+
+
+def _runtimes(narrow: Iterable[dict[str, Any]], option: list[str]) -> list[str]:
+    """Under which of them the test runs, in their order: the closest mark says so, else the option."""
+    words = _words(next((said["runtimes"] for said in narrow if "runtimes" in said), option or USUAL))
+    unknown = sorted(words - set(NAMES))
+    if unknown or not words:
+        raise pytest.UsageError(f"no runtime {unknown[0] if unknown else 'at all'}: there are {', '.join(NAMES)}")
+    return [name for name in NAMES if name in words]
 
 
 def _words(said: str | Iterable[str]) -> frozenset[str]:
@@ -145,7 +159,7 @@ def switched_on(item: pytest.Item, choice: Choice) -> Generator[Machine]:
                 absent = "; ".join(f"{name}: {why}" for name, why in machine.absent.items())
                 _do_without(f"{machine.spec} has no device of {' or '.join(sorted(wanted))} here ({absent})")
         yield machine
-        held = [] if machine.closed else machine.leaks()
+        held = [] if machine.closed else _held(machine)
     finally:
         machine.close()
         del item.stash[_MACHINE]
@@ -175,6 +189,13 @@ def _do_without(reason: str) -> None:
     pytest.skip(reason)
 
 
+def _held(machine: Machine) -> list[str]:
+    """What is not as it was: maps, memory, and who waits for his turn."""
+    held = machine.leaks()
+    waiting: list[str] = machine.statistics()["waiting"]
+    return held + [f"{who} still waits" for who in waiting if not any(line.startswith(who) for line in held)]
+
+
 def _leaked(machine: Machine, held: list[str]) -> Iterator[str]:
     if held:
         yield f"{machine.spec}: unload what was loaded, free what was allocated and stop the drivers; at the end"
@@ -191,6 +212,8 @@ def _replay(item: pytest.Item, choice: Choice) -> str:
     _, separator, test = item.nodeid.partition("::")
     file = os.path.relpath(item.path, item.config.invocation_params.dir)
     words = ["pytest", f"{file}{separator}{test}", "--busdma-machine", choice.spec]
+    if choice.runtime != USUAL:
+        words += ["--busdma-runtime", choice.runtime]
     if choice.seed is not None:
         words += ["--busdma-seed", str(choice.seed)]
     if choice.check:

@@ -19,7 +19,7 @@ from busdma.drivers.scsi_host import ScsiHost
 from busdma.errors import ConfigurationError
 from busdma.lists import as_loadable
 from busdma.machine.attachment import Attachment
-from busdma.sync import POSTREAD, POSTWRITE, PREREAD, PREWRITE, Direction
+from busdma.sync import POSTREAD, PREREAD, Direction
 from busdma.waiting import Waiter
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class Ncr53c9x(ScsiHost[Nexus]):
     def _begin(self, slot: Nexus) -> None:
         request = slot.request
         assert request is not None
-        self._control.sync(PREREAD | PREWRITE, slot.offset, SLOT)
+        self._control.sync(PREREAD, slot.offset, SLOT)
         if slot.loaded is not None:
             slot.prepare(request.cdb, slot.map.segments, request.direction is Direction.FROM_DEVICE)
         else:
@@ -146,7 +146,7 @@ class Ncr53c9x(ScsiHost[Nexus]):
         )
 
     def _outcome(self, nexus: Nexus, pointers: Pointers, host: int, status: int, sensed: int) -> scsi.Outcome:
-        self._control.sync(POSTREAD | POSTWRITE, nexus.offset, SLOT)
+        self._control.sync(POSTREAD, nexus.offset, SLOT)
         area = self._control.view[nexus.offset : nexus.offset + SLOT]
         nexus.pointers = pointers
         if nexus.loaded is None:

@@ -11,5 +11,5 @@ from busdma.testing.conformance.rig import tags
 
 @pytest.fixture
 def tag(machine: Machine) -> Tag:
-    """A tag of the machine's first device."""
+    """A tag on the bus of the machine's first device."""
     return tags(machine)[0]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+from array import array
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -58,6 +61,22 @@ def _bytearray(machine: Machine, data: bytes) -> Filled:
 def _memoryview(machine: Machine, data: bytes) -> Filled:
     view = memoryview(bytearray(b"..." + data + b"..."))[3:-3]
     return Filled(view, view.tobytes, lambda new: view.__setitem__(slice(None), new))
+
+
+def _array(machine: Machine, data: bytes) -> Filled:
+    buffer = array("B", data)
+    return Filled(buffer, buffer.tobytes, lambda new: buffer.__setitem__(slice(None), array("B", new)))
+
+
+def _ctypes(machine: Machine, data: bytes) -> Filled:
+    buffer = (ctypes.c_ubyte * len(data)).from_buffer_copy(data)
+    return Filled(buffer, lambda: bytes(buffer), lambda new: ctypes.memmove(buffer, new, len(new)))
+
+
+def _mmap(machine: Machine, data: bytes) -> Filled:
+    buffer = mmap.mmap(-1, len(data))
+    buffer[:] = data
+    return Filled(buffer, lambda: buffer[:], lambda new: buffer.__setitem__(slice(None), new))
 
 
 def _mbufs(machine: Machine, data: bytes) -> Filled:
@@ -165,4 +184,12 @@ SIZED: Final[dict[str, Kind]] = {
 }
 
 #: what only a map takes
-KINDS: Final[dict[str, Kind]] = {**SIZED, "list": _plain_list, "bio": _bio, "ccb": _ccb}
+KINDS: Final[dict[str, Kind]] = {
+    **SIZED,
+    "array": _array,
+    "ctypes": _ctypes,
+    "mmap": _mmap,
+    "list": _plain_list,
+    "bio": _bio,
+    "ccb": _ccb,
+}

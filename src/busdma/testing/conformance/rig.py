@@ -19,9 +19,10 @@ from busdma.map import Map
 from busdma.result import Segments
 from busdma.sync import Direction
 from busdma.tag import Tag
-from busdma.waiting import Runtime, Waiter
+from busdma.waiting import Runtime, Task, Waiter
 
 MS: Final = 1_000_000  #: a millisecond, in ns
+LBA: Final = 5  #: where on a disk the tests write
 MOST: Final = 4096  #: loads after which a pool that is still not empty has no limit
 
 
@@ -36,8 +37,12 @@ def inverted(data: bytes) -> bytes:
 
 
 def tags(machine: Machine) -> list[Tag]:
-    """A new tag for each device of the machine, without limits of its own."""
-    return [device.tag.derive(f"conformance-{name}") for name, device in machine.devices.items()]
+    """A new tag for each bus of the machine that a device is on, without limits of its own.
+
+    Where a translator gives each device addresses of its own, each is on a bus of its own.
+    """
+    buses = {device.tag: name for name, device in machine.devices.items()}
+    return [bus.derive(f"conformance-{name}") for bus, name in buses.items()]
 
 
 async def pause(runtime: Runtime, ns: int = MS) -> None:
@@ -45,6 +50,26 @@ async def pause(runtime: Runtime, ns: int = MS) -> None:
     waiter = Waiter("a timer")
     runtime.call_at(runtime.now() + ns, waiter.wake)
     await runtime.park(waiter)
+
+
+def let_run(machine: Machine) -> None:
+    """Let every driver run until it waits."""
+    machine.run(pause, machine.runtime)
+
+
+def one_page(tag: Tag) -> bytearray:
+    """Memory that needs a page of what `exhaust` takes."""
+    return bytearray(tag.domain.page_size)
+
+
+def start_load(machine: Machine, map: Map, buffer: object = None, *, deadline: int | None = None) -> Task[int]:
+    """A driver that loads `buffer`, one page unless told, and waits for it; its result: how many segments."""
+
+    async def load() -> int:
+        what = one_page(map.tag) if buffer is None else buffer
+        return len(await map.load(what, Direction.TO_DEVICE, deadline=deadline))
+
+    return machine.runtime.start(load, name=map.name)
 
 
 @contextmanager
@@ -65,6 +90,11 @@ def running(machine: Machine) -> Iterator[list[Driver]]:
 def disks_of(drivers: list[Driver]) -> list[BlockDevice]:
     """Every disk they found."""
     return [disk for driver in drivers for disk in driver.disks]
+
+
+def request_size(disk: BlockDevice, most: int = 40_000) -> int:
+    """Some blocks that one request can move."""
+    return min(disk.maxio, most) // disk.block_size * disk.block_size
 
 
 def echoes_of(drivers: list[Driver]) -> list[Echo]:
@@ -97,6 +127,34 @@ def exhaust(tag: Tag) -> list[Map]:
             held.append(map)
             assert len(held) < MOST, "memory of the host needs bounce pages, and those must have a limit"
     return held
+
+
+def exhaust_but(few: int, machine: Machine) -> list[Map]:
+    """Maps that hold all bounce pages that any device could use, but `few` of each zone."""
+
+    def active() -> dict[str, int]:
+        return {name: zone["active"] for name, zone in machine.statistics()["zones"].items()}
+
+    held: dict[str, list[Map]] = {}
+    for tag in tags(machine):
+        for pages in (few, 1):
+            while True:
+                map, before = tag.create_map(name="holder"), active()
+                try:
+                    map.load_nowait(bytearray(pages * tag.domain.page_size), Direction.TO_DEVICE)
+                except ResourceShortage:
+                    map.destroy()
+                    break
+                (zone,) = (name for name, pages in active().items() if pages != before.get(name, 0))
+                held.setdefault(zone, []).append(map)
+    for maps in held.values():
+        release([maps.pop(0)])  # the first that was taken of it, of `few` pages
+    return [map for maps in held.values() for map in maps]
+
+
+def pages_of(held: list[Map]) -> int:
+    """How many pages they were loaded with, all together; 0 for one that is not loaded."""
+    return sum(-(-map.buffer.length // map.tag.domain.page_size) for map in held if map.buffer is not None)
 
 
 def release(maps: list[Map]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from typing import Any
 
 import pytest
@@ -51,6 +52,52 @@ def test_every_kind_in_one_segment(machine: Machine, kind: str) -> None:
         map.sync(POST)
         map.unload()
         assert filled.read() == data
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_the_device_did_not_write_keeps_its_value(machine: Machine, kind: str) -> None:
+    """Loaded for the device to write, and it wrote nothing: not a byte of an earlier owner comes in."""
+    data = noise(9_001)
+    for tag in tags(machine):
+        filled = KINDS[kind](machine, data)
+        map = tag.create_map()
+        for lo, hi in ((0, 9_001), (1, 5_000)):
+            map.load_nowait(filled.data, Direction.FROM_DEVICE)
+            map.sync(PREREAD, lo, hi - lo)
+            map.sync(POSTREAD, lo, hi - lo)
+            map.unload()
+            assert filled.read() == data
+
+
+def test_a_list_is_asked_for_its_elements_once(machine: Machine) -> None:
+    """At the load: who changes the list afterwards changes nothing of what is loaded."""
+    for tag in tags(machine):
+        parts: list[Any] = [machine.allocate(3_000, offset=5), bytearray(noise(2_000)), machine.allocate(100)]
+        parts[0].write(noise(3_000, 2))
+        first, second = parts[0], parts[1]
+        map = tag.create_map()
+        segments = list(map.load_nowait(parts))
+        map.sync(PRE)
+        second[:] = bytes(2_000)
+        parts.clear()
+        map.sync(POST)
+        assert list(map.segments) == segments
+        map.unload()
+        assert first.read() == noise(3_000, 2)
+        assert second == noise(2_000)
+
+
+def test_elements_are_counted_in_bytes(machine: Machine) -> None:
+    """An array of numbers is as long as its bytes."""
+    for tag in tags(machine):
+        map = tag.create_map()
+        numbers = array("Q", range(700))
+        assert sum(length for _, length in map.load_nowait(numbers)) == 5_600
+        map.sync(PRE)
+        numbers[:] = array("Q", bytes(5_600))
+        map.sync(POST, 8, 16)
+        map.unload()
+        assert list(numbers[:4]) == [0, 1, 2, 0]
 
 
 def test_elements_of_no_length_are_legal(machine: Machine) -> None:

@@ -14,16 +14,23 @@ from busdma.machine.machine import Machine
 from busdma.runtime import NAMES
 from busdma.sync import Direction
 from busdma.testing.conformance.kinds import SIZED
-from busdma.testing.conformance.rig import disks_of, echoes_of, held_frames, inverted, noise, pause, running
+from busdma.testing.conformance.rig import (
+    LBA,
+    disks_of,
+    echoes_of,
+    exhaust_but,
+    held_frames,
+    inverted,
+    noise,
+    pause,
+    release,
+    request_size,
+    running,
+)
 from busdma.waiting import Task
 
+FEW = 8  #: bounce pages that are left of each zone: for two of the longest requests that are made then
 LINEAR = ("kernel", "process", "paged-out", "bytearray", "memoryview")  #: kinds that every device takes
-LBA = 5  #: where on a disk the tests write
-
-
-def request_size(disk: BlockDevice, most: int = 40_000) -> int:
-    """Some blocks that one request can move."""
-    return min(disk.maxio, most) // disk.block_size * disk.block_size
 
 
 async def there_and_back(machine: Machine, disk: BlockDevice, kind: str, seed: int = 1) -> None:
@@ -50,6 +57,11 @@ async def echoed(machine: Machine, echo: Echo, kind: str, seed: int = 1) -> None
         return
     assert out.read() == data
     assert back.read() == data
+
+
+def deferred(machine: Machine) -> int:
+    """Loads that had to wait so far."""
+    return sum(zone["deferred"] for zone in machine.statistics()["zones"].values())
 
 
 async def everything(machine: Machine, drivers: list[Any], kind: str) -> None:
@@ -115,6 +127,55 @@ def test_many_requests_in_flight(machine: Machine) -> None:
 
     with running(machine) as drivers:
         machine.run(all_of_them, disks_of(drivers))
+
+
+def test_more_requests_than_the_pools_can_hold(machine: Machine) -> None:
+    """A driver whose own finished commands hold what its next ones wait for still gets it; and nothing is mixed up."""
+
+    async def one(disk: BlockDevice, number: int) -> None:
+        data = noise(request_size(disk, 9_000), number)
+        await disk.write(LBA + 20 * number, data)
+        back = bytearray(inverted(data))
+        await disk.read(LBA + 20 * number, back)
+        assert back == data
+
+    async def many(disks: list[BlockDevice]) -> None:
+        tasks = [machine.runtime.start(one, disk, number) for disk in disks for number in range(12)]
+        for task in tasks:
+            await machine.runtime.park(task.done)
+        for task in tasks:
+            task.result()
+
+    with running(machine) as drivers:
+        held = exhaust_but(FEW, machine)
+        before = deferred(machine)
+        machine.run(many, disks_of(drivers))
+        assert deferred(machine) > before
+        release(held)
+
+
+@pytest.mark.busdma(check=True)
+def test_memory_that_changes_its_owner(machine: Machine) -> None:
+    """What a process had loaded is never reached on behalf of another that got its page frames, by no old translation.
+
+    Processes come and go, and their memory with them; each finds its own bytes on the disk.
+    """
+
+    async def one(disk: BlockDevice) -> None:
+        for number in range(6):
+            space = machine.process(f"{disk.name} {number}", pages=64)
+            data = noise(request_size(disk, 12_000), number)
+            out, back = space.allocate(len(data), offset=number), space.allocate(len(data))
+            out.write(data)
+            back.write(inverted(data))
+            await disk.write(LBA, out)
+            await disk.read(LBA, back)
+            assert back.read() == data
+            space.destroy()
+
+    with running(machine) as drivers:
+        for disk in disks_of(drivers):
+            machine.run(one, disk)
 
 
 def test_neighbours_of_a_buffer_keep_their_bytes(machine: Machine) -> None:

@@ -37,6 +37,22 @@ def test_segments_are_valid_between_load_and_unload_only(machine: Machine) -> No
             _ = segments.buffer
 
 
+def test_segments_are_addresses_and_lengths(machine: Machine) -> None:
+    """Pairs to iterate over, to index and to count; and one array of shape (n, 2), not a copy of it."""
+    for tag in tags(machine):
+        map = tag.derive("short", maxsegsz=1024, clip=True).create_map()
+        segments = map.load_nowait(machine.allocate(10_000, offset=3))
+        pairs = [(int(address), length) for address, length in segments]
+        assert len(segments) == len(pairs) > 9
+        assert (segments[0], segments[-1]) == (pairs[0], pairs[-1])
+        with pytest.raises(IndexError):
+            segments[len(pairs)]
+        view = segments.buffer
+        assert (view.format, view.shape, view.itemsize) == ("Q", (len(pairs), 2), 8)
+        assert [(view[row, 0], view[row, 1]) for row in range(len(pairs))] == pairs
+        map.unload()
+
+
 def test_two_loaded_maps_never_overwrite_each_other(machine: Machine) -> None:
     """Neither their segments, nor the bytes that were given to their devices."""
     for tag in tags(machine):

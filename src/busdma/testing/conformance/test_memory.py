@@ -6,11 +6,19 @@ from pickle import PickleBuffer
 
 import pytest
 
-from busdma.errors import BufferGone, BusdmaError, ConstraintError, DriverError, MapStateError
+from busdma.errors import (
+    BufferGone,
+    BusdmaError,
+    ConstraintError,
+    DriverError,
+    MappingRefused,
+    MapStateError,
+    ResourceShortage,
+)
 from busdma.machine.machine import Machine
 from busdma.sync import POSTREAD, POSTWRITE, PREREAD, PREWRITE
 from busdma.tag import Tag
-from busdma.testing.conformance.rig import assert_kept, held_frames, noise, tags
+from busdma.testing.conformance.rig import assert_kept, exhaust, held_frames, noise, release, tags
 
 pytestmark = pytest.mark.busdma(check=False)  # mistakes are made on purpose
 
@@ -131,6 +139,46 @@ def test_too_much_is_refused(machine: Machine) -> None:
         with pytest.raises(BusdmaError, match=r"segments"):
             parent.derive("few", nsegments=2, maxsegsz=1024, clip=True).alloc(3000)
     assert machine.leaks() == []
+
+
+def test_where_there_is_none_left(machine: Machine) -> None:
+    """A shortage, in the words of every shortage; what is freed can be allocated again, down to the last byte."""
+    for parent in tags(machine):
+        page = machine.domain.page_size
+        lowest = parent.alloc(page)
+        address = int(lowest.segments[0][0]) & -(16 * page)
+        lowest.free()
+        tag = parent.subregion("small", address, address + 16 * page - 1)
+        with pytest.raises(BusdmaError) as caught:
+            tag.alloc(17 * page)
+        assert isinstance(caught.value, ConstraintError | ResourceShortage | MappingRefused)
+        for _ in range(2):
+            found = []
+            with pytest.raises(ResourceShortage) as shortage:
+                while True:
+                    found.append(tag.alloc(page))
+                    assert len(found) < 17
+            assert shortage.value.tag == tag.path
+            assert shortage.value.length == page
+            assert len({int(each.segments[0][0]) for each in found}) == len(found) > 0
+            for each in found:
+                each.free()
+    assert machine.leaks() == []
+
+
+def test_its_own_device_loads_it_where_it_lies(machine: Machine) -> None:
+    """It was chosen to suit the tag: a load of it copies nothing, and waits for no pool of bounce pages."""
+    for tag in tags(machine):
+        memory, map = tag.alloc(9_000), tag.create_map()
+        held = exhaust(tag)
+        bounced = [zone["bounced_pages"] for zone in machine.statistics()["zones"].values()]
+        assert_kept(tag.constraints, map.load_nowait(memory), memory.length)
+        map.sync(PRE)
+        map.sync(POST)
+        map.unload()
+        assert [zone["bounced_pages"] for zone in machine.statistics()["zones"].values()] == bounced
+        release(held)
+        memory.free()
 
 
 def test_it_can_be_loaded_as_any_buffer(machine: Machine) -> None:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from busdma.errors import DriverError, MapStateError, ResourceShortage, ShortageReason
+from busdma.errors import (
+    DeadlineExpired,
+    DriverError,
+    MapStateError,
+    ResourceShortage,
+    ShortageReason,
+    WaitCancelled,
+)
 from busdma.lifecycle import State
 from busdma.machine.machine import Machine
+from busdma.map import Map
 from busdma.sync import PREWRITE, Direction
 from busdma.tag import Tag
 from busdma.testing import attachment
@@ -75,22 +83,71 @@ def test_a_cancel_and_a_deadline_quarantine_too(machine: Machine, tag: Tag) -> N
         assert machine.leaks() == []
 
 
+def test_a_transfer_that_never_got_its_load_leaves_nothing(machine: Machine) -> None:
+    """Cancelled, expired or refused while it waited: the device was told nothing, so nothing is quarantined."""
+    runtime = machine.runtime
+
+    async def one(tag: Tag, deadline: int | None) -> None:
+        async with tag.transfer(bytearray(tag.domain.page_size), to_device=True, deadline=deadline):
+            raise Broken
+
+    for tag in tags(machine):
+        held = exhaust(tag)
+        hasty = runtime.start(one, tag, runtime.now() + MS)
+        unwanted = runtime.start(one, tag, None)
+        machine.run(pause, runtime, 2 * MS)
+        unwanted.cancel()
+        for task, error in ((hasty, DeadlineExpired), (unwanted, WaitCancelled)):
+            runtime.block(task.done)
+            with pytest.raises(error):
+                task.result()
+        with pytest.raises(DeadlineExpired):
+            tag.transfer(bytearray(10), to_device=True, deadline=runtime.now() + MS).__enter__()
+        release(held)
+        assert machine.leaks() == []
+
+
+def test_a_reset_of_the_device_is_told_once_for_its_whole_tree(machine: Machine) -> None:
+    """`report_idle` of a tag ends every quarantine below it, and none beside it."""
+    for tag in tags(machine):
+        above, beside = tag.derive("device"), tag.derive("other")
+        below = above.derive("queue")
+        for each in (above, beside, below):
+            leave_by_exception(each, bytearray(100))
+        above.report_idle()
+        states = [map.state for each in (above, below, beside) for map in each.maps]
+        assert states == [State.IDLE, State.IDLE, State.QUARANTINED]
+        beside.report_idle()
+    assert machine.leaks() == []
+
+
 def test_the_death_of_a_driver_quarantines(machine: Machine) -> None:
     """An exception that ends a context of a driver takes its maps: quarantined, unloaded or no longer waiting."""
-    for name in machine.devices:
+    for name, device in machine.devices.items():
         given = attachment(machine, name)
         owned, unused = given.tag.create_map(name="owned"), given.tag.create_map(name="unused")
+        waiting, held = given.tag.create_map(name="waiting"), list[Map]()
+
+        async def waits() -> None:
+            await waiting.load(bytearray(given.tag.domain.page_size), OUT)  # noqa: B023
 
         async def die() -> None:
             owned.load_nowait(bytearray(100), OUT)  # noqa: B023
             owned.sync(PREWRITE)  # noqa: B023
             unused.load_nowait(bytearray(100), OUT)  # noqa: B023
-            raise Broken
+            held.extend(exhaust(device.tag))  # noqa: B023
+            other = given.runtime.start(waits)  # noqa: B023
+            await pause(given.runtime)  # noqa: B023
+            assert state_of(waiting) is State.WAITING  # noqa: B023
+            raise Broken from LookupError(other.name)
 
         task = given.runtime.start(die)
         given.runtime.block(task.done)
         with pytest.raises(Broken):
             task.result()
+        machine.run(pause, machine.runtime)
+        assert state_of(waiting) is State.IDLE
+        release(held)
         assert state_of(owned) is State.QUARANTINED
         assert state_of(unused) is State.IDLE
         given.tag.report_idle()

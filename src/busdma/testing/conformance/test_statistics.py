@@ -8,6 +8,7 @@ import pytest
 
 from busdma.errors import ResourceShortage
 from busdma.machine.machine import Machine
+from busdma.mbuf import MbufPool
 from busdma.sync import POSTREAD, POSTWRITE, PREREAD, PREWRITE, Direction
 from busdma.testing.conformance.rig import exhaust, pause, release, running, tags
 
@@ -95,6 +96,31 @@ def test_frames_are_counted_by_owner(machine: Machine) -> None:
     assert after["by_owner"]["kernel"] == 0
     assert after["peak"]["kernel"] == 3
     assert after["lowest_free"] <= after["free"]
+
+
+def test_memory_counts_too(machine: Machine) -> None:
+    """DMA-safe memory its segments and mappings, a process its pages, a pool of mbufs its storage."""
+    page = machine.domain.page_size
+    for number, tag in enumerate(tags(machine)):
+        space = machine.process(f"cp {number}")
+        memory = tag.alloc(2 * page)
+        with memory.map(0, 100):
+            shown = memory.mmap(space, 0, 10)
+            found = memory.statistics()
+            assert (found["size"], found["mapped"], found["shown"]) == (2 * page, 100, 1)
+            assert found["segments"] == len(memory.segments)
+            shown.free()
+        buffer = space.allocate(3 * page)
+        assert space.page_out(1) == 1
+        pages = space.statistics()
+        assert (pages["resident"], pages["paged_out"], pages["allocations"]) == (2, 1, 1)
+        buffer.free()
+        memory.free()
+    pool = MbufPool(machine.kernel)
+    chain = pool.chain_of(bytes(5_000))
+    assert sum(1 for _ in chain) > 1
+    json.dumps(pool.statistics())
+    assert pool.statistics() != MbufPool(machine.kernel).statistics()
 
 
 def test_drivers_count_too(machine: Machine) -> None:

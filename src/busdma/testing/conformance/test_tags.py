@@ -7,11 +7,19 @@ from typing import Any
 import pytest
 
 from busdma.addresses import AddressSet
-from busdma.errors import BufferTooLong, ConstraintError, DriverError, ResourceShortage, TooManySegments
+from busdma.errors import (
+    BufferTooLong,
+    ConstraintError,
+    DriverError,
+    MappingRefused,
+    ResourceShortage,
+    TooManySegments,
+)
 from busdma.machine.machine import Machine
 from busdma.map import Map
 from busdma.sync import Direction
 from busdma.tag import Tag
+from busdma.testing.conformance.kinds import KINDS
 from busdma.testing.conformance.rig import assert_kept, noise, tags
 
 pytestmark = pytest.mark.busdma(check=False)  # mistakes are made on purpose
@@ -25,6 +33,11 @@ def buffers(machine: Machine) -> list[Any]:
         machine.allocate(length, offset=offset) for length in LENGTHS for offset in (0, 4, machine.domain.page_size - 1)
     ]
     return [*found, bytearray(9_999)]
+
+
+def bounced(machine: Machine) -> int:
+    """Pages that were bounced so far."""
+    return sum(zone["bounced_pages"] for zone in machine.statistics()["zones"].values())
 
 
 def first_address(tag: Tag, buffer: object) -> int:
@@ -211,6 +224,48 @@ def test_explain_loads_nothing(machine: Machine) -> None:
         assert machine.leaks() == []
         after = machine.statistics()["zones"]
         assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_explain_tells_what_a_load_does(machine: Machine, kind: str) -> None:
+    """Pages that stay have the bus address that it gives, and as many are bounced as it counts."""
+    for parent in tags(machine):
+        for tag in (parent, parent.derive("few", nsegments=2), parent.derive("tiny", nsegments=2, maxsegsz=64)):
+            filled = KINDS[kind](machine, noise(9_001))
+            explanation = tag.explain(filled.data)
+            map, before = tag.create_map(), bounced(machine)
+            if explanation.verdict.startswith("refused"):
+                with pytest.raises(MappingRefused):
+                    map.load_nowait(filled.data)
+                continue
+            where = list[int]()
+            for address, length in map.load_nowait(filled.data):
+                where.extend(range(address, address + length))
+            for fate in explanation.pages:
+                if fate.bus_address is not None:
+                    assert where[fate.offset] == fate.bus_address
+                    assert where[fate.offset + fate.length - 1] == fate.bus_address + fate.length - 1
+            assert bounced(machine) - before == explanation.bounce_pages
+            map.unload()
+
+
+def test_what_no_mechanism_can_load_is_refused_with_every_reason(machine: Machine) -> None:
+    """One for each mechanism that the tag has, with the limit that is in the way and who set it; nothing is held."""
+    for parent in tags(machine):
+        tag = parent.derive("tiny", nsegments=2, maxsegsz=64)
+        map = tag.create_map()
+        for buffer in (machine.allocate(5_000), bytearray(5_000)):
+            with pytest.raises(MappingRefused) as caught:
+                map.load_nowait(buffer)
+            assert caught.value.tag == tag.path
+            _, _, words = str(caught.value).partition(f"of tag {tag.path}: ")
+            reasons = dict(reason.split(": ", 1) for reason in words.split("; "))
+            would = {fate.mechanism.rpartition("+")[2] for fate in parent.explain(buffer).pages}
+            assert would - {"bounce"} <= set(reasons)
+            joined = [why for why in reasons.values() if "one contiguous run" in why]  # which is to bounce it
+            assert joined
+            assert all("2 segments" in why and "tag 'tiny'" in why for why in joined)
+    assert machine.leaks() == []
 
 
 def test_random_limits_and_buffers(machine: Machine) -> None:
