@@ -12,7 +12,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BUILD ?= build
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= --numprocesses=auto
 
 PY := $(VENV)/bin/python
 PIP_INSTALL := -m pip --disable-pip-version-check --no-input install -qq

@@ -16,11 +16,11 @@ from busdma.mechanisms.iova_allocator import IovaAllocator
 from busdma.paths import Window
 from busdma.result import Segments
 from busdma.runtime import by_name
+from busdma.sim.bus.master import MasterBus, Wires
+from busdma.sim.bus.registers import ChipRegisters
 from busdma.sim.cache import WriteBackCache
-from busdma.sim.master import MasterBus, Wires
+from busdma.sim.iommu.sun4m import Sun4mIommu
 from busdma.sim.memory import cached, coherent
-from busdma.sim.registers import ChipRegisters
-from busdma.sim.sun4m_iommu import Sun4mIommu
 from busdma.sync import POSTREAD, POSTWRITE, PREREAD, PREWRITE, Direction, SyncOp
 from busdma.tag import Tag
 from busdma.translators.sun4m import Sun4mTable

@@ -204,7 +204,7 @@ def test_one_wrong_byte_is_found(busdma: Cli, file: Path, monkeypatch: pytest.Mo
 def test_a_device_that_writes_nothing_is_found(busdma: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "zeros"
     path.write_bytes(bytes(5000))  # the disks are full of zeros, and so is fresh memory
-    monkeypatch.setattr("busdma.sim.isa.BusMaster.dma_write", _forget_data)
+    monkeypatch.setattr("busdma.sim.bus.isa.BusMaster.dma_write", _forget_data)
     done = busdma("matrix", path)
     assert done.status == 1
     assert "Mismatch" in done.err

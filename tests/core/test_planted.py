@@ -145,7 +145,7 @@ def copy_in_takes_one_byte_more(patch: pytest.MonkeyPatch) -> None:
 
 
 def preread_copies_nothing_out(patch: pytest.MonkeyPatch) -> None:
-    nothing = SyncEffect(to_device=False, copy_out=False, copy_in=False)
+    nothing = SyncEffect(to_device=False, copy_out=False, copy_in=False, reads=True, writes=False)
     patch.setitem(SYNCS_BY_DIRECTION[Direction.BOTH.number], int(PREREAD), nothing)
 
 

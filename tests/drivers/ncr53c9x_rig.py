@@ -14,17 +14,17 @@ from busdma.machine.attachment import Attachment, ConfigSpace, MmioRegisters
 from busdma.machine.frames import FrameAllocator
 from busdma.machine.interrupt import Interrupt
 from busdma.machine.space import AddressSpace
-from busdma.sim.am53c974 import Am53c974
+from busdma.sim.bus.master import MasterBus, Wires
+from busdma.sim.bus.pci import PciHost
+from busdma.sim.bus.pci_firmware import assign
+from busdma.sim.bus.registers import ChipRegisters
 from busdma.sim.disk import Disk
-from busdma.sim.espdma import EspDma
-from busdma.sim.jazz_dma import JazzChannel
-from busdma.sim.master import MasterBus, Wires
 from busdma.sim.memory import coherent
-from busdma.sim.ncr53c9x import Ncr53c9x as Chip
-from busdma.sim.pci import PciHost
-from busdma.sim.pci_firmware import assign
-from busdma.sim.registers import ChipRegisters
-from busdma.sim.scsi import ScsiTarget
+from busdma.sim.scsi.am53c974 import Am53c974
+from busdma.sim.scsi.espdma import EspDma
+from busdma.sim.scsi.jazz_dma import JazzChannel
+from busdma.sim.scsi.ncr53c9x import Ncr53c9x as Chip
+from busdma.sim.scsi.target import ScsiTarget
 from busdma.waiting import Runtime, Waiter
 
 T = TypeVar("T")

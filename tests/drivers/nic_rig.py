@@ -23,13 +23,13 @@ from busdma.machine.owner import OwnedRuntime
 from busdma.machine.space import AddressSpace
 from busdma.map import Map
 from busdma.mbuf import Mbuf, MbufChain, MbufPool
+from busdma.sim.bus.pci import PciHost
+from busdma.sim.bus.pci_config import BUS_MASTER
+from busdma.sim.bus.pci_firmware import assign
+from busdma.sim.chips.nic import Nic
+from busdma.sim.chips.nic_ring import Memory
+from busdma.sim.chips.wire import Wire
 from busdma.sim.memory import coherent
-from busdma.sim.nic import Nic
-from busdma.sim.nic_ring import Memory
-from busdma.sim.pci import PciHost
-from busdma.sim.pci_config import BUS_MASTER
-from busdma.sim.pci_firmware import assign
-from busdma.sim.wire import Wire
 from busdma.sync import POSTREAD, POSTWRITE, PREREAD, PREWRITE, SyncOp
 from busdma.waiting import Runtime, Waiter
 

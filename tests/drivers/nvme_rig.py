@@ -14,12 +14,12 @@ from busdma.machine.frames import FrameAllocator
 from busdma.machine.interrupt import Interrupt
 from busdma.machine.owner import OwnedRuntime
 from busdma.machine.space import AddressSpace
+from busdma.sim.bus.pci import PciHost
+from busdma.sim.bus.pci_config import BUS_MASTER, COMMAND, MEMORY_SPACE
+from busdma.sim.bus.pci_firmware import assign
 from busdma.sim.disk import Disk
 from busdma.sim.memory import coherent
-from busdma.sim.nvme import NvmeController
-from busdma.sim.pci import PciHost
-from busdma.sim.pci_config import BUS_MASTER, COMMAND, MEMORY_SPACE
-from busdma.sim.pci_firmware import assign
+from busdma.sim.nvme.controller import NvmeController
 from busdma.waiting import Runtime, Waiter
 
 T = TypeVar("T")

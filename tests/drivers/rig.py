@@ -12,11 +12,11 @@ from busdma.machine.attachment import Attachment, Registers
 from busdma.machine.frames import FrameAllocator
 from busdma.machine.interrupt import Interrupt
 from busdma.machine.space import AddressSpace
-from busdma.sim.aha1542 import Aha1542 as Adapter
+from busdma.sim.bus.isa import IsaBus
 from busdma.sim.disk import Disk
-from busdma.sim.isa import IsaBus
 from busdma.sim.memory import coherent
-from busdma.sim.scsi import ScsiTarget
+from busdma.sim.scsi.aha1542 import Aha1542 as Adapter
+from busdma.sim.scsi.target import ScsiTarget
 from busdma.waiting import Runtime
 
 T = TypeVar("T")

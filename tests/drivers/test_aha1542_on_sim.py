@@ -17,8 +17,8 @@ from busdma.drivers.disk import ScsiFault
 from busdma.errors import BufferGone, ConfigurationError, DeadlineExpired, DeviceFault, DriverError, MappingRefused
 from busdma.lifecycle import State
 from busdma.runtime import NAMES, by_name
-from busdma.sim.mailbox_adapter import DiagnosticFailure, ForeignBusReset, MediumError
-from busdma.sim.mailbox_layout import FailsWith, HostStatus, NeverCompletes
+from busdma.sim.scsi.mailbox_adapter import DiagnosticFailure, ForeignBusReset, MediumError
+from busdma.sim.scsi.mailbox_layout import FailsWith, HostStatus, NeverCompletes
 from busdma.sync import Direction
 from busdma.waiting import Runtime, Task, Waiter
 from drivers.rig import BLOCKS, Rig

@@ -21,9 +21,9 @@ from busdma.drivers.disk import ScsiFault
 from busdma.errors import ConfigurationError, DeviceFault
 from busdma.machine.attachment import Attachment
 from busdma.runtime import NAMES
-from busdma.sim.mailbox_adapter import ForeignBusReset, MediumError
-from busdma.sim.mailbox_layout import BITS_24, BITS_32, NeverCompletes
 from busdma.sim.pc_vlb import PcVlb
+from busdma.sim.scsi.mailbox_adapter import ForeignBusReset, MediumError
+from busdma.sim.scsi.mailbox_layout import BITS_24, BITS_32, NeverCompletes
 from busdma.sync import Direction
 from busdma.waiting import Waiter
 

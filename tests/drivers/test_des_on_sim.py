@@ -33,7 +33,7 @@ from busdma.machine.attachment import Attachment
 from busdma.machine.interrupt import Interrupt
 from busdma.machine.machine import Machine
 from busdma.runtime import NAMES, by_name
-from busdma.sim.des import IDENTITY, DesIsa, DesPci
+from busdma.sim.chips.des import IDENTITY, DesIsa, DesPci
 from busdma.waiting import Runtime, Waiter
 
 T = TypeVar("T")

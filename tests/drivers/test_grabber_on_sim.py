@@ -26,8 +26,8 @@ from busdma.errors import (
 from busdma.machine.attachment import Attachment
 from busdma.machine.spec import parse
 from busdma.runtime import NAMES, by_name
-from busdma.sim.camera import FIELD, line, stamp
-from busdma.sim.grabber import GPIO_DMA_CTL
+from busdma.sim.chips.camera import FIELD, line, stamp
+from busdma.sim.chips.grabber import GPIO_DMA_CTL
 from busdma.sim.x86_64 import X8664
 from busdma.waiting import Runtime, Waiter
 

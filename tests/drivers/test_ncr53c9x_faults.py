@@ -14,7 +14,7 @@ from busdma.drivers.ncr53c9x.sequencer import BUS_FREE, MEMORY
 from busdma.errors import DeadlineExpired, DeviceFault, DriverError
 from busdma.lifecycle import State
 from busdma.runtime import by_name
-from busdma.sim.scsi_nexus import EXTENDED, Hold, Nexus, Step
+from busdma.sim.scsi.nexus import EXTENDED, Hold, Nexus, Step
 from drivers.ncr53c9x_rig import BOARDS, Rig, pause
 
 SECOND = 1_000_000_000

@@ -18,7 +18,7 @@ from busdma.drivers.ncr53c9x.sequencer import NO_DEVICE, OVERRUN, WRONG_WAY
 from busdma.drivers.queues import Request
 from busdma.errors import ConfigurationError, DeviceFault, DriverError
 from busdma.runtime import NAMES, by_name
-from busdma.sim.am53c974 import Am53c974
+from busdma.sim.scsi.am53c974 import Am53c974
 from busdma.sync import Direction
 from busdma.waiting import Task
 from drivers.ncr53c9x_rig import BLOCKS, BOARDS, RAM, Rig, pause

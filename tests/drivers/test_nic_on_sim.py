@@ -29,7 +29,7 @@ from busdma.lifecycle import State
 from busdma.machine.spec import parse
 from busdma.mbuf import MbufChain, MbufPool
 from busdma.runtime import NAMES, by_name
-from busdma.sim.pci_config import BUS_MASTER
+from busdma.sim.bus.pci_config import BUS_MASTER
 from busdma.sim.x86_64 import X8664
 from busdma.waiting import Task
 from drivers.nic_rig import TIMEOUT, Rig, frame, pause

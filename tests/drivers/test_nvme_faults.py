@@ -14,9 +14,9 @@ from busdma.drivers.nvme.controller import NvmeFault
 from busdma.errors import DeadlineExpired, DeviceFault
 from busdma.lifecycle import State
 from busdma.runtime import NAMES, by_name
-from busdma.sim.nvme import FailsWith, FatalStatus, NeverCompletes
-from busdma.sim.nvme_flash import MediaError
-from busdma.sim.nvme_queue import Command, Status
+from busdma.sim.nvme.controller import FailsWith, FatalStatus, NeverCompletes
+from busdma.sim.nvme.flash import MediaError
+from busdma.sim.nvme.queue import Command, Status
 from busdma.waiting import Task
 from drivers.nvme_rig import Rig, pause
 

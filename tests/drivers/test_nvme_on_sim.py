@@ -15,7 +15,7 @@ from busdma.drivers.nvme.controller import NvmeFault
 from busdma.drivers.nvme.pci import attach
 from busdma.errors import BufferGone, ConfigurationError, DeviceFault, DriverError, ResourceShortage
 from busdma.runtime import NAMES, by_name
-from busdma.sim.nvme import FatalStatus, NeverCompletes
+from busdma.sim.nvme.controller import FatalStatus, NeverCompletes
 from busdma.sync import Direction
 from drivers.nvme_rig import BLOCKS, Rig, pause
 

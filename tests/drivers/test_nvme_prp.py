@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from busdma.drivers.nvme.prp import arrange, list_size, pages
 from busdma.errors import MappingRefused
-from busdma.sim.nvme_queue import walk
+from busdma.sim.nvme.queue import walk
 
 P = 4096
 

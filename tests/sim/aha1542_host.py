@@ -7,11 +7,11 @@ import itertools
 from collections.abc import Callable
 from typing import TypeVar
 
-from busdma.sim.aha1542 import Aha1542
 from busdma.sim.disk import Disk
-from busdma.sim.mailbox_adapter import CDF, DF, HACC, INVDCMD, IRST
-from busdma.sim.scsi import Clock as ScsiClock
-from busdma.sim.scsi import Phases, ScsiTarget
+from busdma.sim.scsi.aha1542 import Aha1542
+from busdma.sim.scsi.mailbox_adapter import CDF, DF, HACC, INVDCMD, IRST
+from busdma.sim.scsi.target import Clock as ScsiClock
+from busdma.sim.scsi.target import Phases, ScsiTarget
 
 WIRES = 1 << 24
 US, MS, SECOND = 1_000, 1_000_000, 1_000_000_000

@@ -5,10 +5,10 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-from busdma.sim.bt445s import Bt445s
 from busdma.sim.disk import Disk
-from busdma.sim.mailbox_adapter import CDF, DF, HACC, INVDCMD, IRST
-from busdma.sim.scsi import ScsiTarget
+from busdma.sim.scsi.bt445s import Bt445s
+from busdma.sim.scsi.mailbox_adapter import CDF, DF, HACC, INVDCMD, IRST
+from busdma.sim.scsi.target import ScsiTarget
 from sim.aha1542_host import READY, SECOND, Clock, Line
 
 RAM = 32 << 20

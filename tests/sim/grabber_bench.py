@@ -6,8 +6,8 @@ from struct import pack
 
 from busdma.errors import DeviceFault
 from busdma.runtime.clock import VirtualClock
-from busdma.sim.camera import FIELD, Camera
-from busdma.sim.grabber import (
+from busdma.sim.chips.camera import FIELD, Camera
+from busdma.sim.chips.grabber import (
     CAP_CTL,
     COLOR_FMT,
     CROP,

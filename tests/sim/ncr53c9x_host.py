@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from busdma.sim.disk import Disk
-from busdma.sim.ncr53c9x import Ncr53c9x
-from busdma.sim.ncr53c9x_layout import (
+from busdma.sim.scsi.ncr53c9x import Ncr53c9x
+from busdma.sim.scsi.ncr53c9x_layout import (
     BUS_SERVICE,
     COMMAND,
     COMPLETE_STEPS,
@@ -33,8 +33,8 @@ from busdma.sim.ncr53c9x_layout import (
     TERMINAL_COUNT,
     TRANSFER,
 )
-from busdma.sim.scsi import ScsiTarget
-from busdma.sim.scsi_nexus import Phase
+from busdma.sim.scsi.nexus import Phase
+from busdma.sim.scsi.target import ScsiTarget
 from sim.aha1542_host import Clock, Line
 
 TEST_UNIT_READY, INQUIRY = bytes(6), bytes((0x12, 0, 0, 0, 36, 0))

@@ -7,8 +7,8 @@ import zlib
 
 from busdma.errors import DeviceFault
 from busdma.runtime.clock import VirtualClock
-from busdma.sim.nic import Nic
-from busdma.sim.wire import Wire
+from busdma.sim.chips.nic import Nic
+from busdma.sim.chips.wire import Wire
 
 RDP, RAP, RESET, BDP = 0x10, 0x14, 0x18, 0x1C
 INIT, STRT, STOP, TDMD, TXON, RXON, IENA, INTR, IDON, TINT, RINT = (1 << bit for bit in range(11))

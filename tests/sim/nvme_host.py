@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from busdma.errors import DeviceFault
 from busdma.sim.disk import Disk
-from busdma.sim.nvme import NvmeController
-from busdma.sim.nvme_flash import SMALL_SSD, Flash
+from busdma.sim.nvme.controller import NvmeController
+from busdma.sim.nvme.flash import SMALL_SSD, Flash
 
 RAM = 16 << 20
 BLOCKS = 4096

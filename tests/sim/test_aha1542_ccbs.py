@@ -8,15 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from busdma.sim.mailbox_adapter import (
+from busdma.sim.scsi.mailbox_adapter import (
     HRST,
     IDLE,
     SCRD,
     SCRST,
     SRST,
 )
-from busdma.sim.scsi import Busy, DataIn, Phases, ScsiTarget
-from busdma.sim.scsi import Clock as ScsiClock
+from busdma.sim.scsi.target import Busy, DataIn, Phases, ScsiTarget
+from busdma.sim.scsi.target import Clock as ScsiClock
 from sim.aha1542_host import (
     ABORTED,
     CCBS,

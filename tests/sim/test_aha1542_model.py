@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from busdma.errors import ConfigurationError
-from busdma.sim.aha1542 import Aha1542
 from busdma.sim.disk import Disk
-from busdma.sim.mailbox_adapter import (
+from busdma.sim.scsi.aha1542 import Aha1542
+from busdma.sim.scsi.mailbox_adapter import (
     ANYINTR,
     CDF,
     DF,
@@ -28,8 +28,8 @@ from busdma.sim.mailbox_adapter import (
     ForeignBusReset,
     MediumError,
 )
-from busdma.sim.mailbox_layout import FailsWith, HostStatus, NeverCompletes
-from busdma.sim.scsi import ScsiTarget
+from busdma.sim.scsi.mailbox_layout import FailsWith, HostStatus, NeverCompletes
+from busdma.sim.scsi.target import ScsiTarget
 from sim.aha1542_host import (
     ABORTED,
     CCBS,

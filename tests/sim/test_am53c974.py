@@ -9,7 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from busdma.errors import DeviceFault
-from busdma.sim.am53c974 import (
+from busdma.sim.bus.pci_config import ConfigSpace
+from busdma.sim.disk import Disk
+from busdma.sim.scsi.am53c974 import (
     ABORT,
     ABORTED,
     ADDRESS,
@@ -32,11 +34,9 @@ from busdma.sim.am53c974 import (
     WORKING_COUNT,
     Am53c974,
 )
-from busdma.sim.disk import Disk
-from busdma.sim.ncr53c9x_layout import CONFIG2, COUNT_HIGH, DMA, FEATURES, NOP, TRANSFER
-from busdma.sim.pci_config import ConfigSpace
-from busdma.sim.scsi import ScsiTarget
-from busdma.sim.scsi_nexus import Phase
+from busdma.sim.scsi.ncr53c9x_layout import CONFIG2, COUNT_HIGH, DMA, FEATURES, NOP, TRANSFER
+from busdma.sim.scsi.nexus import Phase
+from busdma.sim.scsi.target import ScsiTarget
 from sim.aha1542_host import Clock, Line, pattern, ten
 from sim.ncr53c9x_host import INQUIRY, TEST_UNIT_READY, Host
 

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from busdma.errors import ConfigurationError
-from busdma.sim.mailbox_adapter import HRST, INIT, MediumError
-from busdma.sim.mailbox_layout import BITS_24, NeverCompletes
+from busdma.sim.scsi.mailbox_adapter import HRST, INIT, MediumError
+from busdma.sim.scsi.mailbox_layout import BITS_24, NeverCompletes
 from sim.aha1542_host import ABORTED, COMPLETED, ERROR, NOT_FOUND, SECOND, pattern
 from sim.bt445s_host import CCBS, DATA, HEAD, MAILBOXES, ORDERED, READ, SENSES, SIMPLE, WRITE, Host
 

@@ -13,8 +13,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from busdma.errors import ConfigurationError, DriverError
 from busdma.machine.frames import FrameAllocator
 from busdma.mechanisms.translation import Cache
+from busdma.sim.bus.master import BusMaster, MasterBus, Wires
 from busdma.sim.cache import WriteBackCache
-from busdma.sim.master import BusMaster, MasterBus, Wires
 
 PAGE = 4096
 PAGES = 8

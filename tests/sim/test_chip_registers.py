@@ -6,7 +6,7 @@ import pytest
 
 from busdma.errors import DriverError
 from busdma.machine.attachment import MmioRegisters
-from busdma.sim.registers import ChipRegisters
+from busdma.sim.bus.registers import ChipRegisters
 from sim.translation_rig import new_bus
 
 

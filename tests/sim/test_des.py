@@ -15,7 +15,7 @@ from busdma.machine.spec import parse
 from busdma.runtime import by_name
 from busdma.runtime.clock import VirtualClock
 from busdma.sim.cards import add_des_isa, add_des_pci
-from busdma.sim.des import (
+from busdma.sim.chips.des import (
     ACKNOWLEDGE,
     ADDRESS,
     BAD_COMMAND,

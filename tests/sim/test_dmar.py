@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from busdma.addresses import AddressSet
 from busdma.errors import ConfigurationError, DeviceFault, DriverError
-from busdma.sim.dmar import (
+from busdma.sim.bus.registers import ChipRegisters
+from busdma.sim.iommu.dmar import (
     BAD_CONTEXT,
     BAD_CONTEXT_TABLE,
     BAD_ROOT,
@@ -35,7 +36,6 @@ from busdma.sim.dmar import (
     RTADDR,
     DmaRemapping,
 )
-from busdma.sim.registers import ChipRegisters
 from busdma.sync import Direction
 from busdma.translators import HardwareFault
 from busdma.translators.dmar import DmarDomain, DmarUnit

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from busdma.errors import ConfigurationError, DeviceFault
 from busdma.runtime.clock import VirtualClock
-from busdma.sim.edu import (
+from busdma.sim.chips.edu import (
     BUFFER,
     COMPUTING,
     DMA_COMMAND,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from busdma.errors import DeviceFault
 from busdma.sim.disk import Disk
-from busdma.sim.espdma import (
+from busdma.sim.scsi.espdma import (
     ADDRESS,
     COUNT,
     CSR,
@@ -31,10 +31,10 @@ from busdma.sim.espdma import (
     WRITE_MEMORY,
     EspDma,
 )
-from busdma.sim.ncr53c9x import Ncr53c9x
-from busdma.sim.ncr53c9x_layout import DMA, INTERRUPTS, TRANSFER
-from busdma.sim.scsi import ScsiTarget
-from busdma.sim.scsi_nexus import Phase
+from busdma.sim.scsi.ncr53c9x import Ncr53c9x
+from busdma.sim.scsi.ncr53c9x_layout import DMA, INTERRUPTS, TRANSFER
+from busdma.sim.scsi.nexus import Phase
+from busdma.sim.scsi.target import ScsiTarget
 from sim.aha1542_host import Clock, Line, pattern, ten
 from sim.ncr53c9x_host import INQUIRY, TEST_UNIT_READY, Host
 

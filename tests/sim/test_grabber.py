@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from busdma.sim.camera import BLANKING, FIELD, LINE, PIXELS, line, stamp
-from busdma.sim.grabber import (
+from busdma.sim.bus.pci import PciFunction
+from busdma.sim.chips.camera import BLANKING, FIELD, LINE, PIXELS, line, stamp
+from busdma.sim.chips.grabber import (
     CAP_CTL,
     COLOR_FMT,
     DSTATUS,
@@ -38,8 +39,7 @@ from busdma.sim.grabber import (
     VSYNC,
     Bt848,
 )
-from busdma.sim.grabber import FIELD as ODD_FIELD
-from busdma.sim.pci import PciFunction
+from busdma.sim.chips.grabber import FIELD as ODD_FIELD
 from sim.grabber_bench import PICTURE, Bench, jump, skip, sync, write
 
 WHOLE = SOL | EOL

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from busdma.errors import ConfigurationError, DriverError
 from busdma.machine.frames import FrameAllocator
-from busdma.sim.isa import IsaBus
-from busdma.sim.master import DATA_OWNERS, FREE, UNCLAIMED
+from busdma.sim.bus.isa import IsaBus
+from busdma.sim.bus.master import DATA_OWNERS, FREE, UNCLAIMED
 
 PAGE = 4096
 MIB = 1 << 20

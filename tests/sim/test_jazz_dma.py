@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from busdma.sim.disk import Disk
-from busdma.sim.jazz_dma import (
+from busdma.sim.scsi.jazz_dma import (
     ADDRESS,
     COUNT,
     ENABLE,
@@ -19,10 +19,10 @@ from busdma.sim.jazz_dma import (
     TERMINAL_COUNT,
     JazzChannel,
 )
-from busdma.sim.ncr53c9x import Ncr53c9x
-from busdma.sim.ncr53c9x_layout import DMA, TRANSFER
-from busdma.sim.scsi import ScsiTarget
-from busdma.sim.scsi_nexus import Phase
+from busdma.sim.scsi.ncr53c9x import Ncr53c9x
+from busdma.sim.scsi.ncr53c9x_layout import DMA, TRANSFER
+from busdma.sim.scsi.nexus import Phase
+from busdma.sim.scsi.target import ScsiTarget
 from sim.aha1542_host import Clock, Line, pattern, ten
 from sim.ncr53c9x_host import INQUIRY, TEST_UNIT_READY, Host
 from sim.test_espdma import Memory

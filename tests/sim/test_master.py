@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from busdma.errors import ConfigurationError, DeviceFault
 from busdma.machine.frames import FrameAllocator
-from busdma.sim.master import FAULTED, FREE, UNCLAIMED, MasterBus, Wires
+from busdma.sim.bus.master import FAULTED, FREE, UNCLAIMED, MasterBus, Wires
 
 PAGE = 4096
 

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import pytest
 
 from busdma.errors import ConfigurationError
-from busdma.sim.ncr53c9x import RESET_TIME, Ncr53c9x
-from busdma.sim.ncr53c9x_layout import (
+from busdma.sim.scsi.bus import ARBITRATION, RESET_TO_SELECTION
+from busdma.sim.scsi.ncr53c9x import RESET_TIME, Ncr53c9x
+from busdma.sim.scsi.ncr53c9x_layout import (
     BUS_RESET,
     BUS_SERVICE,
     CLOCK_FACTOR,
@@ -44,8 +45,7 @@ from busdma.sim.ncr53c9x_layout import (
     TRANSFER,
     TRANSFER_PAD,
 )
-from busdma.sim.scsi_bus import ARBITRATION, RESET_TO_SELECTION
-from busdma.sim.scsi_nexus import Phase
+from busdma.sim.scsi.nexus import Phase
 from sim.aha1542_host import Clock, Line, pattern, ten
 from sim.ncr53c9x_host import INQUIRY, TEST_UNIT_READY, Bench
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from busdma.sim.ncr53c9x_layout import (
+from busdma.sim.scsi.bus import RESET_TO_SELECTION
+from busdma.sim.scsi.ncr53c9x_layout import (
     BUS_RESET,
     BUS_SERVICE,
     CHECK_PARITY,
@@ -31,8 +32,7 @@ from busdma.sim.ncr53c9x_layout import (
     SET_ATN,
     TRANSFER,
 )
-from busdma.sim.scsi_bus import RESET_TO_SELECTION
-from busdma.sim.scsi_nexus import BUSY, Phase
+from busdma.sim.scsi.nexus import BUSY, Phase
 from sim.aha1542_host import pattern, ten
 from sim.ncr53c9x_host import INQUIRY, TEST_UNIT_READY, Bench, Event, Host
 

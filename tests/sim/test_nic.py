@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from busdma.errors import ConfigurationError
 from busdma.runtime.clock import VirtualClock
-from busdma.sim.nic import FETCH_TIME, Nic
-from busdma.sim.wire import Wire
+from busdma.sim.chips.nic import FETCH_TIME, Nic
+from busdma.sim.chips.wire import Wire
 from sim.nic_host import (
     BABL,
     DATA,

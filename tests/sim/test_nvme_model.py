@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from busdma.errors import ConfigurationError
-from busdma.sim.nvme import FailsWith, FatalStatus, NeverCompletes
-from busdma.sim.nvme_flash import Flash, MediaError
-from busdma.sim.nvme_queue import RefusedError, Status, walk
+from busdma.sim.nvme.controller import FailsWith, FatalStatus, NeverCompletes
+from busdma.sim.nvme.flash import Flash, MediaError
+from busdma.sim.nvme.queue import RefusedError, Status, walk
 from sim.nvme_host import ACQ, AQA, ASQ, BLOCKS, CAP, CC, CSTS, ENABLED, SECOND, Host
 
 READ, WRITE, FLUSH = 2, 1, 0

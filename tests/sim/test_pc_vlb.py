@@ -20,8 +20,8 @@ from busdma.drivers.bt.vlb import hit_by_bug, holes
 from busdma.errors import ConfigurationError
 from busdma.machine.attachment import Attachment
 from busdma.segments import Frames
+from busdma.sim.bus.vlb import Bt445sWires
 from busdma.sim.pc_vlb import RAM, PcVlb
-from busdma.sim.vlb import Bt445sWires
 from busdma.tag import Tag
 from cli.conftest import Done
 from cli.conftest import busdma as busdma_fixture

@@ -15,9 +15,9 @@ from busdma.machine.attachment import MmioRegisters
 from busdma.machine.frames import FrameAllocator
 from busdma.machine.interrupt import Interrupt
 from busdma.runtime.virtual import VirtualRuntime
-from busdma.sim.pci import PciHost, PciSlot, split
-from busdma.sim.pci_bridge import PciBridge
-from busdma.sim.pci_config import (
+from busdma.sim.bus.pci import PciHost, PciSlot, split
+from busdma.sim.bus.pci_bridge import PciBridge
+from busdma.sim.bus.pci_config import (
     BUS_MASTER,
     COMMAND,
     INTERRUPT_STATUS,
@@ -28,7 +28,7 @@ from busdma.sim.pci_config import (
     Bar,
     ConfigSpace,
 )
-from busdma.sim.pci_firmware import assign
+from busdma.sim.bus.pci_firmware import assign
 
 PAGE = 4096
 MIB = 1 << 20

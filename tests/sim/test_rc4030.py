@@ -6,7 +6,7 @@ import pytest
 
 from busdma.addresses import AddressSet
 from busdma.errors import ConfigurationError, DriverError
-from busdma.sim.rc4030 import INVALID_ADDRESS, INVALIDATE, TABLE_BASE, TABLE_LIMIT
+from busdma.sim.iommu.rc4030 import INVALID_ADDRESS, INVALIDATE, TABLE_BASE, TABLE_LIMIT
 from busdma.sync import Direction
 from busdma.translators.rc4030 import Rc4030Table
 from sim.translation_rig import rc4030

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from busdma.sim.disk import Disk
-from busdma.sim.scsi import CHECK_CONDITION, GOOD, RETRIES, SPIN_UP, Busy, DataIn, DataOut, ScsiTarget, Sense
+from busdma.sim.scsi.target import CHECK_CONDITION, GOOD, RETRIES, SPIN_UP, Busy, DataIn, DataOut, ScsiTarget, Sense
 
 BLOCKS = 4096
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from busdma.errors import ConfigurationError
-from busdma.sim.registers import ChipRegisters
-from busdma.sim.sgmap import CIA_ERR, HELD, INVALID_ENTRY, LOST, PCI_ERR1, T_BASE, TBIA, W_BASE, W_MASK, CiaBridge
-from busdma.sim.translation import Fault
+from busdma.sim.bus.registers import ChipRegisters
+from busdma.sim.iommu.sgmap import CIA_ERR, HELD, INVALID_ENTRY, LOST, PCI_ERR1, T_BASE, TBIA, W_BASE, W_MASK, CiaBridge
+from busdma.sim.iommu.translation import Fault
 from busdma.sync import Direction
 from busdma.translators import HardwareFault
 from busdma.translators.cia import CiaSgmap, open_window

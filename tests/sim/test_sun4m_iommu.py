@@ -6,8 +6,8 @@ import pytest
 
 from busdma.addresses import AddressSet
 from busdma.errors import ConfigurationError
-from busdma.sim.registers import ChipRegisters
-from busdma.sim.sun4m_iommu import AFAR, AFSR, BASE, CTRL, MULTIPLE, PGFLUSH, READ, TLBFLUSH, VERSION, Sun4mIommu
+from busdma.sim.bus.registers import ChipRegisters
+from busdma.sim.iommu.sun4m import AFAR, AFSR, BASE, CTRL, MULTIPLE, PGFLUSH, READ, TLBFLUSH, VERSION, Sun4mIommu
 from busdma.sync import Direction
 from busdma.translators import HardwareFault
 from busdma.translators.sun4m import Sun4mTable

@@ -12,8 +12,8 @@ from busdma import Direction
 from busdma.addresses import AddressSet
 from busdma.errors import ConfigurationError, ResourceShortage
 from busdma.map import Map
-from busdma.sim.master import BusMaster
-from busdma.sim.pci_config import BUS_MASTER, COMMAND
+from busdma.sim.bus.master import BusMaster
+from busdma.sim.bus.pci_config import BUS_MASTER, COMMAND
 from busdma.tag import Tag
 
 GIB = 1 << 30

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from busdma.errors import ConfigurationError
-from busdma.sim.translation import Fault, FaultLog, Iotlb, TranslatedRoute, table_entry
+from busdma.sim.iommu.translation import Fault, FaultLog, Iotlb, TranslatedRoute, table_entry
 
 
 @given(

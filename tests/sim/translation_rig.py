@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from busdma.machine.frames import FrameAllocator
 from busdma.mechanisms.translation import Translator
-from busdma.sim.dmar import DmaRemapping
-from busdma.sim.master import BusMaster, MasterBus
-from busdma.sim.rc4030 import Rc4030
-from busdma.sim.registers import Chip, ChipRegisters
-from busdma.sim.sgmap import CiaBridge
-from busdma.sim.sun4m_iommu import Sun4mIommu
-from busdma.sim.translation import FaultLog
+from busdma.sim.bus.master import BusMaster, MasterBus
+from busdma.sim.bus.registers import Chip, ChipRegisters
+from busdma.sim.iommu.dmar import DmaRemapping
+from busdma.sim.iommu.rc4030 import Rc4030
+from busdma.sim.iommu.sgmap import CiaBridge
+from busdma.sim.iommu.sun4m import Sun4mIommu
+from busdma.sim.iommu.translation import FaultLog
 from busdma.translators.cia import CiaSgmap
 from busdma.translators.dmar import DmarUnit
 from busdma.translators.rc4030 import Rc4030Table

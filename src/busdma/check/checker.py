@@ -190,17 +190,17 @@ class Checker:
     # -- Watch --------------------------------------------------------------------------------------------------------
 
     def before_read(self, address: int, length: int, master: str) -> None:
-        """See `busdma.sim.master.Watch`."""
+        """See `busdma.sim.bus.master.Watch`."""
         with self._lock:
             self._traffic.used(address, length, master, False)
 
     def after_write(self, address: int, length: int, master: str) -> None:
-        """See `busdma.sim.master.Watch`."""
+        """See `busdma.sim.bus.master.Watch`."""
         with self._lock:
             self._traffic.used(address, length, master, True)
 
     def unanswered(self, address: int, length: int, master: str) -> None:
-        """See `busdma.sim.master.Watch`."""
+        """See `busdma.sim.bus.master.Watch`."""
         with self._lock:
             self._traffic.unanswered(address, length, master)
 

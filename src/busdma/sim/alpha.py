@@ -40,19 +40,19 @@ from busdma.addresses import AddressSet
 from busdma.machine.machine import Machine
 from busdma.machine.spec import Options
 from busdma.paths import Window
-from busdma.sim.aha1542 import Aha1542
-from busdma.sim.am53c974 import Am53c974
+from busdma.sim.bus.isa import WIRES, IsaBus
+from busdma.sim.bus.pci import PciHost
+from busdma.sim.bus.pci_firmware import assign
+from busdma.sim.bus.registers import ChipRegisters
 from busdma.sim.cards import add_des_isa, add_des_pci, add_pci, add_ports
-from busdma.sim.isa import WIRES, IsaBus
+from busdma.sim.chips.nic import Nic
+from busdma.sim.chips.wire import Wire
+from busdma.sim.iommu.sgmap import CiaBridge
 from busdma.sim.memory import coherent
-from busdma.sim.nic import Nic
-from busdma.sim.pci import PciHost
-from busdma.sim.pci_firmware import assign
-from busdma.sim.registers import ChipRegisters
-from busdma.sim.scsi import ScsiTarget
-from busdma.sim.sgmap import CiaBridge
+from busdma.sim.scsi.aha1542 import Aha1542
+from busdma.sim.scsi.am53c974 import Am53c974
+from busdma.sim.scsi.target import ScsiTarget
 from busdma.sim.simulated import SimulatedMachine
-from busdma.sim.wire import Wire
 from busdma.tag import Tag
 from busdma.translators.cia import CiaSgmap, open_window
 from busdma.waiting import Runtime

@@ -51,7 +51,7 @@ class WriteBackCache:
     ``seen`` is what the CPU loads and stores; ``memory`` is what memory holds: what devices reach, and what the CPU
     reaches through its uncached alias. `activity` is the chance that the cache does something of its own accord in a
     page that is touched: 0 is never, 1 always. It is a `busdma.mechanisms.translation.Cache`, and a
-    `busdma.sim.master.Watch`. Any thread may call.
+    `busdma.sim.bus.master.Watch`. Any thread may call.
     """
 
     def __init__(self, size: int, *, line: int = 32, seed: int = 1, activity: float = 0.25) -> None:
@@ -111,7 +111,7 @@ class WriteBackCache:
             self._stir(start, end)
 
     def unanswered(self, address: int, length: int, master: str = "") -> None:
-        """See `busdma.sim.master.Watch`: nothing that a cache could hold."""
+        """See `busdma.sim.bus.master.Watch`: nothing that a cache could hold."""
 
     def statistics(self) -> CacheStatistics:
         """See `CacheStatistics`."""

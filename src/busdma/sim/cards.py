@@ -10,10 +10,10 @@ from typing import TypeVar
 
 from busdma.machine.interrupt import Interrupt
 from busdma.machine.machine import Device
-from busdma.sim import des
-from busdma.sim.isa import IsaBus, PortDevice
-from busdma.sim.master import BusMaster
-from busdma.sim.pci import PciBus, PciFunction
+from busdma.sim.bus.isa import IsaBus, PortDevice
+from busdma.sim.bus.master import BusMaster
+from busdma.sim.bus.pci import PciBus, PciFunction
+from busdma.sim.chips import des
 from busdma.sim.simulated import SimulatedMachine
 from busdma.tag import Tag
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from busdma.domain import DmaDomain
 from busdma.machine.frames import FrameAllocator
 from busdma.mechanisms.coherence import Coherence, WriteBack
+from busdma.sim.bus.master import Watch
 from busdma.sim.cache import WriteBackCache
-from busdma.sim.master import Watch
 from busdma.sim.ram import sparse
 from busdma.waiting import Runtime
 
@@ -44,7 +44,7 @@ class Ram:
 
     @property
     def stale(self) -> Callable[[], object] | None:
-        """Who is told when a translation is used that is no more; see `busdma.sim.translation.Iotlb`."""
+        """Who is told when a translation is used that is no more; see `busdma.sim.iommu.translation.Iotlb`."""
         return None if self.checker is None else self.checker.stale
 
     def table(self, frames: FrameAllocator, size: int, alignment: int) -> tuple[memoryview, int]:

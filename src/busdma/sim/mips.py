@@ -12,7 +12,7 @@ what the cache does of its own accord, 1), ``images`` (folder of the disk image 
 
 What it does not model: the size of the caches, the second level, and the time that buses and the CPU take.
 
-Source: MIPS R4000 User's Manual; QEMU and NetBSD for the RC4030 (`busdma.sim.rc4030`).
+Source: MIPS R4000 User's Manual; QEMU and NetBSD for the RC4030 (`busdma.sim.iommu.rc4030`).
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from busdma.machine.interrupt import Interrupt
 from busdma.machine.machine import Device, Machine
 from busdma.machine.spec import Options
 from busdma.paths import Window
-from busdma.sim.boards import Board
+from busdma.sim.bus.master import MasterBus
+from busdma.sim.bus.registers import ChipRegisters
 from busdma.sim.cache import WriteBackCache
-from busdma.sim.jazz_dma import JazzChannel
-from busdma.sim.master import MasterBus
+from busdma.sim.iommu.rc4030 import Rc4030
 from busdma.sim.memory import cached
-from busdma.sim.ncr53c9x import Ncr53c9x
-from busdma.sim.rc4030 import Rc4030
-from busdma.sim.registers import ChipRegisters
-from busdma.sim.scsi import ScsiTarget
+from busdma.sim.scsi.boards import Board
+from busdma.sim.scsi.jazz_dma import JazzChannel
+from busdma.sim.scsi.ncr53c9x import Ncr53c9x
+from busdma.sim.scsi.target import ScsiTarget
 from busdma.sim.simulated import SimulatedMachine
 from busdma.translators.rc4030 import Rc4030Table
 from busdma.waiting import Runtime

@@ -6,7 +6,7 @@ from typing import Final
 
 from busdma.addresses import AddressSet
 from busdma.machine.spec import Options
-from busdma.sim.isa import IsaBus
+from busdma.sim.bus.isa import IsaBus
 from busdma.sim.memory import coherent
 from busdma.sim.simulated import SimulatedMachine
 from busdma.waiting import Runtime

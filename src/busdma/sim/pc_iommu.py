@@ -11,10 +11,10 @@ from typing import Final
 from busdma.addresses import AddressSet
 from busdma.mechanisms.iova import IovaPool
 from busdma.paths import Window
-from busdma.sim.dmar import DmaRemapping
-from busdma.sim.pci import PciHost, PciSlot
-from busdma.sim.pci_bridge import PciBridge
-from busdma.sim.registers import ChipRegisters
+from busdma.sim.bus.pci import PciHost, PciSlot
+from busdma.sim.bus.pci_bridge import PciBridge
+from busdma.sim.bus.registers import ChipRegisters
+from busdma.sim.iommu.dmar import DmaRemapping
 from busdma.sim.simulated import SimulatedMachine
 from busdma.tag import Tag
 from busdma.translators.dmar import DmarUnit

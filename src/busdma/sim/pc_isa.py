@@ -26,11 +26,11 @@ from typing import Final
 
 from busdma.machine.machine import Machine
 from busdma.machine.spec import Options
-from busdma.sim.aha1542 import Aha1542
+from busdma.sim.bus.isa import WIRES
 from busdma.sim.cards import add_des_isa, add_ports
-from busdma.sim.isa import WIRES
 from busdma.sim.pc import PORTS, Pc
-from busdma.sim.scsi import ScsiTarget
+from busdma.sim.scsi.aha1542 import Aha1542
+from busdma.sim.scsi.target import ScsiTarget
 from busdma.waiting import Runtime
 
 RAM: Final = 32 << 20

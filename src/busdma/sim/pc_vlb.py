@@ -1,7 +1,7 @@
 """``sim:pc-vlb``: a PC with a VESA local bus. 64 MiB of memory, and a BT-445S that goes astray in some of it.
 
 With firmware before 3.37 and its BIOS switched on, the adapter reads and writes wrong bytes above 16 MiB where an
-address is, modulo 16 MiB, in page 0 or in its ROM: in 15 of the 12,288 pages there. See `busdma.sim.vlb`.
+address is, modulo 16 MiB, in page 0 or in its ROM: in 15 of the 12,288 pages there. See `busdma.sim.bus.vlb`.
 
 Options of the spec, as in ``sim:pc-vlb?bounce=17&firmware=3.37``:
 
@@ -30,12 +30,12 @@ from typing import Final
 
 from busdma.machine.machine import Machine
 from busdma.machine.spec import Options
-from busdma.sim.bt445s import BIOS, SLOTS, SOUND_SINCE, Bt445s
+from busdma.sim.bus.master import Wires
+from busdma.sim.bus.vlb import WIRES, Bt445sWires
 from busdma.sim.cards import add_ports
-from busdma.sim.master import Wires
 from busdma.sim.pc import PORTS, Pc
-from busdma.sim.scsi import ScsiTarget
-from busdma.sim.vlb import WIRES, Bt445sWires
+from busdma.sim.scsi.bt445s import BIOS, SLOTS, SOUND_SINCE, Bt445s
+from busdma.sim.scsi.target import ScsiTarget
 from busdma.waiting import Runtime
 
 RAM: Final = 64 << 20

@@ -19,8 +19,8 @@ from busdma.machine.spec import Options
 from busdma.mechanisms.iova import IovaPool
 from busdma.mechanisms.iova_allocator import IovaAllocator
 from busdma.mechanisms.translation import Translator
+from busdma.sim.bus.master import MasterBus
 from busdma.sim.images import Images
-from busdma.sim.master import MasterBus
 from busdma.sim.memory import Ram
 from busdma.waiting import Runtime
 

@@ -23,15 +23,15 @@ from busdma.machine.interrupt import Interrupt
 from busdma.machine.machine import Device, Machine
 from busdma.machine.spec import Options
 from busdma.paths import Window
-from busdma.sim.boards import Board
-from busdma.sim.espdma import EspDma
-from busdma.sim.master import MasterBus
+from busdma.sim.bus.master import MasterBus
+from busdma.sim.bus.registers import ChipRegisters
+from busdma.sim.iommu.sun4m import Sun4mIommu
 from busdma.sim.memory import coherent
-from busdma.sim.ncr53c9x import Ncr53c9x
-from busdma.sim.registers import ChipRegisters
-from busdma.sim.scsi import ScsiTarget
+from busdma.sim.scsi.boards import Board
+from busdma.sim.scsi.espdma import EspDma
+from busdma.sim.scsi.ncr53c9x import Ncr53c9x
+from busdma.sim.scsi.target import ScsiTarget
 from busdma.sim.simulated import SimulatedMachine
-from busdma.sim.sun4m_iommu import Sun4mIommu
 from busdma.translators.sun4m import Sun4mTable
 from busdma.waiting import Runtime
 

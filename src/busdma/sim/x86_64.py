@@ -41,18 +41,18 @@ from busdma.addresses import AddressSet
 from busdma.errors import ConfigurationError
 from busdma.machine.machine import Machine
 from busdma.machine.spec import Options
+from busdma.sim.bus.pci import PciBus, PciHost, PciSlot
+from busdma.sim.bus.pci_bridge import PciBridge
+from busdma.sim.bus.pci_firmware import assign
 from busdma.sim.cards import add_des_pci, add_pci
-from busdma.sim.edu import Edu
-from busdma.sim.grabber import Bt848
+from busdma.sim.chips.edu import Edu
+from busdma.sim.chips.grabber import Bt848
+from busdma.sim.chips.nic import Nic
+from busdma.sim.chips.wire import Wire
 from busdma.sim.memory import coherent
-from busdma.sim.nic import Nic
-from busdma.sim.nvme import NvmeController
+from busdma.sim.nvme.controller import NvmeController
 from busdma.sim.pc_iommu import PcIommu
-from busdma.sim.pci import PciBus, PciHost, PciSlot
-from busdma.sim.pci_bridge import PciBridge
-from busdma.sim.pci_firmware import assign
 from busdma.sim.simulated import SimulatedMachine
-from busdma.sim.wire import Wire
 from busdma.tag import Tag
 from busdma.waiting import Runtime
 

@@ -3,7 +3,7 @@
 Page tables grow as they are needed and are never given back. Every table is a page frame that the machine hands out.
 
 Source: Intel, Virtualization Technology for Directed I/O, Architecture Specification, revision 2.x: 3.4, 6.5.1, 7.3,
-9.1, 9.3, 9.8, 10.4. Registers are those of `busdma.sim.dmar`; where IOTLB and FRCD are, the unit says itself.
+9.1, 9.3, 9.8, 10.4. Registers are those of `busdma.sim.iommu.dmar`; where IOTLB and FRCD are, the unit says itself.
 """
 
 from __future__ import annotations

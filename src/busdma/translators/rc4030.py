@@ -1,4 +1,4 @@
-"""The RC4030's translation table, as its software sees it. Registers and entries: `busdma.sim.rc4030`'s sources."""
+"""The RC4030's translation table, as its software sees it. Registers and entries: see `busdma.sim.iommu.rc4030`."""
 
 from __future__ import annotations
 

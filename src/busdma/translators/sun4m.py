@@ -1,4 +1,4 @@
-"""The sun4m IOMMU, as its software sees it. Registers and entries: `busdma.sim.sun4m_iommu`'s sources."""
+"""The sun4m IOMMU, as its software sees it. Registers and entries: `busdma.sim.iommu.sun4m`'s sources."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from busdma.sim.camera import FIELD
+from busdma.sim.chips.camera import FIELD
 from mutation.jobs.common import MILLISECOND, Words, blank, both, echo, filled, on, pause, same, text, word
 
 SMALL: Final = {"width": 32, "height": 8, "buffer": 4096}  #: pictures

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from busdma.sim.mailbox_adapter import ForeignBusReset, MediumError
-from busdma.sim.mailbox_layout import NeverCompletes
+from busdma.sim.scsi.mailbox_adapter import ForeignBusReset, MediumError
+from busdma.sim.scsi.mailbox_layout import NeverCompletes
 from mutation.jobs.common import (
     MILLISECOND,
     SECOND,

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from busdma.drivers.nvme.controller import NvmeFault
-from busdma.sim.nvme import FailsWith, FatalStatus, NeverCompletes
-from busdma.sim.nvme_flash import MediaError
-from busdma.sim.nvme_queue import Status
+from busdma.sim.nvme.controller import FailsWith, FatalStatus, NeverCompletes
+from busdma.sim.nvme.flash import MediaError
+from busdma.sim.nvme.queue import Status
 from mutation.jobs.common import (
     MILLISECOND,
     SECOND,

@@ -1,0 +1,1 @@
+"""Buses: where masters reach memory by bus address, and the CPU reaches registers."""

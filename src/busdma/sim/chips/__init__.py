@@ -1,0 +1,1 @@
+"""Single devices: test engine, cipher card, Ethernet, frame grabber."""
