@@ -14,7 +14,6 @@ from busdma.errors import BusdmaError
 from busdma.machine.attachment import MmioRegisters
 from busdma.machine.machine import Machine
 from busdma.sync import POSTREAD, PREREAD
-from busdma.testing import attachment
 from busdma.translators.cia import CiaSgmap
 from busdma.translators.dmar import DmarDomain
 from busdma.translators.rc4030 import Rc4030Table
@@ -76,7 +75,7 @@ def test_equal_bus_addresses_behind_two_translators_are_told_apart() -> None:
     with busdma.open("sim:x86-64?iommu=on", check=True) as machine:
         used = {}
         for name in ("edu0", "edu1"):
-            edu = attachment(machine, name)
+            edu = machine.attachment(name)
             assert edu.config is not None
             edu.config.write16(0x04, 0x0006)  # answer, and be a bus master
             map = edu.tag.create_map(name=f"of {name}")

@@ -27,9 +27,9 @@ from busdma.sim.bus.pci import PciHost
 from busdma.sim.bus.pci_config import BUS_MASTER
 from busdma.sim.bus.pci_firmware import assign
 from busdma.sim.chips.nic import Nic
-from busdma.sim.chips.nic_ring import Memory
 from busdma.sim.chips.wire import Wire
 from busdma.sim.memory import coherent
+from busdma.sim.wiring import Memory
 from busdma.sync import POSTREAD, POSTWRITE, PREREAD, PREWRITE, SyncOp
 from busdma.waiting import Runtime, Waiter
 

@@ -60,7 +60,7 @@ class Bus:
         self.accesses.append(("read", address, length, self.clock.time))
         return self.get(address, length)
 
-    def dma_write(self, address: int, data: bytes | memoryview) -> None:
+    def dma_write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         self.accesses.append(("write", address, len(data), self.clock.time))
         self.put(address, bytes(data))
 

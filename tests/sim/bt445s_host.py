@@ -30,7 +30,7 @@ class Memory:
         self.accesses.append(("read", address, length))
         return self.get(address, length)
 
-    def dma_write(self, address: int, data: bytes | memoryview) -> None:
+    def dma_write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         assert address + len(data) <= RAM
         self.accesses.append(("write", address, len(data)))
         self.put(address, bytes(data))

@@ -68,7 +68,7 @@ class Host:
             raise DeviceFault("translation fault", address)
         return bytes(self.memory[address : address + length])
 
-    def dma_write(self, address: int, data: bytes | memoryview) -> None:
+    def dma_write(self, address: int, data: bytes | bytearray | memoryview) -> None:
         if address in self.refused:
             raise DeviceFault("translation fault", address)
         self.written.append(address)

@@ -97,31 +97,39 @@ class Machine:
         """The driver of device `name`, attached at the first call. It still has to be started."""
         self._open()
         if name not in self._drivers:
-            device = self.devices.get(name)
-            if device is None and name in self.absent:
-                raise ConfigurationError(f"{self.spec} has no device {name!r}: {self.absent[name]}")
-            if device is None:
-                raise ConfigurationError(
-                    f"{self.spec} has no device {name!r}; it has: {', '.join(sorted(self.devices)) or 'none'}"
-                )
-            tag = device.tag.derive(name)
-            attachment = Attachment(
-                name=device.name,
-                tag=tag,
-                registers=device.registers,
-                interrupt=device.interrupt,
-                runtime=OwnedRuntime(self.runtime, tag),
-                properties=device.properties,
-                config=device.config,
-            )
+            given = self.attachment(name)
+            device = self.devices[name]
             try:
-                self._drivers[name] = attach(device.driver, device.bus, attachment)
+                self._drivers[name] = attach(device.driver, device.bus, given)
             except BaseException:
-                for child in list(tag.children):
+                for child in list(given.tag.children):
                     child.destroy()
-                tag.destroy()
+                given.tag.destroy()
                 raise
         return self._drivers[name]
+
+    def attachment(self, name: str) -> Attachment:
+        """Device `name` as its bus hands it to a driver: for one that is not in the table of drivers.
+
+        Should a context of that driver die, what it had loaded is quarantined, as with any driver. ConfigurationError
+        if the machine has no such device.
+        """
+        self._open()
+        device = self.devices.get(name)
+        if device is None:
+            there = f"; it has: {', '.join(sorted(self.devices)) or 'none'}"
+            why = f": {self.absent[name]}" if name in self.absent else there
+            raise ConfigurationError(f"{self.spec} has no device {name!r}{why}")
+        tag = device.tag.derive(name)
+        return Attachment(
+            name=device.name,
+            tag=tag,
+            registers=device.registers,
+            interrupt=device.interrupt,
+            runtime=OwnedRuntime(self.runtime, tag),
+            properties=device.properties,
+            config=device.config,
+        )
 
     def traffic(self, device: str) -> DataTraffic:
         """What `device` has done to data so far, as its bus counted it."""

@@ -32,6 +32,7 @@ from typing import Final, Protocol
 
 from busdma.errors import ConfigurationError, DeviceFault
 from busdma.sim.bus.pci_config import Bar
+from busdma.sim.wiring import CallAt, Memory, Pin
 
 ADDRESS, STATUS, CONTROL, IDENTITY = 0, 4, 8, 12
 PORTS: Final = 16  #: bytes of registers
@@ -56,27 +57,6 @@ BYTE_TIME: Final = 50  #: 20 MB/s
 LIBRARY: Final = "the DES card computes with pycryptodome, which is not installed: pip install 'busdma[des]'"
 
 Entries = list[tuple[int, int]]
-CallAt = Callable[[int, Callable[[], object]], object]
-
-
-class Memory(Protocol):
-    """The card's only way to memory: its bus master."""
-
-    def dma_read(self, address: int, length: int) -> bytes:
-        """Read memory."""
-
-    def dma_write(self, address: int, data: bytes | bytearray | memoryview) -> None:
-        """Write memory."""
-
-
-class Pin(Protocol):
-    """The card's side of its interrupt."""
-
-    def assert_(self) -> None:
-        """Raise it."""
-
-    def deassert(self) -> None:
-        """Lower it."""
 
 
 class Cipher(Protocol):

@@ -12,10 +12,11 @@ a read that no register answers gives ones; the factorial unit raises interrupt 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final
 
 from busdma.errors import ConfigurationError, DeviceFault
 from busdma.sim.bus.pci_config import Bar
+from busdma.sim.wiring import CallAt, Memory, Pin
 
 ID, LIVENESS, FACTORIAL, STATUS, IRQ_STATUS, IRQ_RAISE, IRQ_ACK = 0x00, 0x04, 0x08, 0x20, 0x24, 0x60, 0x64
 DMA_SOURCE, DMA_DESTINATION, DMA_COUNT, DMA_COMMAND = 0x80, 0x88, 0x90, 0x98
@@ -34,26 +35,6 @@ MULTIPLY_TIME: Final = 100
 _ALWAYS_ZERO: Final = 34  # from here on a factorial is a multiple of 2**32
 
 
-class Memory(Protocol):
-    """The device's only way to memory: its bus master."""
-
-    def dma_read(self, address: int, length: int) -> bytes:
-        """Read memory."""
-
-    def dma_write(self, address: int, data: bytes | bytearray | memoryview) -> None:
-        """Write memory."""
-
-
-class Pin(Protocol):
-    """The device's side of its interrupt pin."""
-
-    def assert_(self) -> None:
-        """Raise it."""
-
-    def deassert(self) -> None:
-        """Lower it."""
-
-
 class Edu:
     """The device at power-on: a `busdma.sim.bus.pci.PciFunction`. `address_bits`: how many address lines it drives.
 
@@ -69,7 +50,7 @@ class Edu:
         self,
         master: Memory,
         pin: Pin,
-        call_at: Callable[[int, Callable[[], object]], object],
+        call_at: CallAt,
         now: Callable[[], int],
         *,
         address_bits: int = 28,

@@ -20,11 +20,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 from struct import unpack
-from typing import Final, NamedTuple, Protocol
+from typing import Final, NamedTuple
 
 from busdma.errors import DeviceFault
 from busdma.sim.bus.pci_config import Bar
 from busdma.sim.chips.camera import LINES, PIXELS, Camera
+from busdma.sim.wiring import CallAt, Memory, Pin
 
 # "Local Registers"
 DSTATUS, SRESET, COLOR_FMT, CAP_CTL = 0x000, 0x07C, 0x0D4, 0x0DC
@@ -60,26 +61,6 @@ _AT_RESET: Final[Mapping[int, int]] = {
 }
 
 
-class Memory(Protocol):
-    """The device's only way to memory: its bus master."""
-
-    def dma_read(self, address: int, length: int) -> bytes:
-        """Read memory."""
-
-    def dma_write(self, address: int, data: bytes | bytearray | memoryview) -> None:
-        """Write memory."""
-
-
-class Pin(Protocol):
-    """The device's side of its interrupt pin."""
-
-    def assert_(self) -> None:
-        """Raise it."""
-
-    def deassert(self) -> None:
-        """Lower it."""
-
-
 class Item(NamedTuple):
     """What is in the FIFO: a sync code, or a line of pixels."""
 
@@ -102,7 +83,7 @@ class Bt848:
         self,
         master: Memory,
         pin: Pin,
-        call_at: Callable[[int, Callable[[], object]], object],
+        call_at: CallAt,
         now: Callable[[], int],
         camera: Camera | None = None,
     ) -> None:

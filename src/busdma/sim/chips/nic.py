@@ -23,7 +23,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final
 
 from busdma.errors import ConfigurationError, DeviceFault
 from busdma.sim.bus.pci_config import Bar
@@ -42,10 +42,10 @@ from busdma.sim.chips.nic_ring import (
     UFLO,
     Descriptor,
     InitBlock,
-    Memory,
     Ring,
 )
 from busdma.sim.chips.wire import Wire
+from busdma.sim.wiring import CallAt, Memory, Pin
 
 RDP, RAP, RESET, BDP = "RDP", "RAP", "reset", "BDP"
 WIO: Final = MappingProxyType({0x10: RDP, 0x12: RAP, 0x14: RESET, 0x16: BDP})
@@ -73,16 +73,6 @@ INIT_TIME: Final = 20_000
 FETCH_TIME: Final = 1_000  #: from a transmit demand to the descriptor
 
 
-class Pin(Protocol):
-    """The device's side of its interrupt pin."""
-
-    def assert_(self) -> None:
-        """Raise it."""
-
-    def deassert(self) -> None:
-        """Lower it."""
-
-
 class Nic:
     """One controller at power-on, at one end of `wire`: a `busdma.sim.bus.pci.PciFunction`.
 
@@ -98,7 +88,7 @@ class Nic:
         self,
         master: Memory,
         pin: Pin,
-        call_at: Callable[[int, Callable[[], object]], object],
+        call_at: CallAt,
         now: Callable[[], int],
         *,
         wire: Wire,

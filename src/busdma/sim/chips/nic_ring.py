@@ -20,7 +20,9 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
+
+from busdma.sim.wiring import Memory
 
 OWN, ERR, STP, ENP = 1 << 31, 1 << 30, 1 << 25, 1 << 24  # of both
 CRC, RX_BUFF, PAM, LAFM, BAM = 1 << 27, 1 << 26, 1 << 22, 1 << 21, 1 << 20  # RMD1
@@ -30,16 +32,6 @@ TX_BUFF, UFLO = 1 << 31, 1 << 30  # TMD2
 DESCRIPTOR: Final = 16
 BLOCK: Final = 28  #: bytes of the initialization block
 MOST_BITS: Final = 9  #: a ring has at most 2**9 descriptors
-
-
-class Memory(Protocol):
-    """The controller's only way to memory: its bus master."""
-
-    def dma_read(self, address: int, length: int) -> bytes:
-        """Read memory."""
-
-    def dma_write(self, address: int, data: bytes | bytearray | memoryview) -> None:
-        """Write memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 from busdma.errors import ConfigurationError
+from busdma.sim.wiring import CallAt
 
 PREAMBLE: Final = 8  #: bytes
 GAP: Final = 12  #: bytes that could be sent in the gap between two frames
@@ -24,9 +25,7 @@ class Wire:
     ``tamper(frame)``, if set, returns what arrives in place of `frame`, or None: nothing does.
     """
 
-    def __init__(
-        self, call_at: Callable[[int, Callable[[], object]], object], now: Callable[[], int], *, megabits: int = 10
-    ) -> None:
+    def __init__(self, call_at: CallAt, now: Callable[[], int], *, megabits: int = 10) -> None:
         if megabits not in SPEEDS:
             raise ConfigurationError(f"a wire of {megabits} Mb/s: give one of {', '.join(map(str, SPEEDS))}")
         self.call_at, self.now = call_at, now

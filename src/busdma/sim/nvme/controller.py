@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final, Protocol
+from typing import Final
 
 from busdma.errors import ConfigurationError, DeviceFault
 from busdma.sim.bus.pci_config import Bar
@@ -27,6 +27,7 @@ from busdma.sim.disk import Disk
 from busdma.sim.nvme.admin import ENTRIES, Admin
 from busdma.sim.nvme.flash import SMALL_SSD, Flash, MediaError, Namespaces
 from busdma.sim.nvme.queue import PAGE, Command, CompletionQueue, RefusedError, Status, SubmissionQueue, walk
+from busdma.sim.wiring import CallAt, Memory, Pin
 
 # registers (3.1)
 CAP, VS, INTMS, INTMC, CC, CSTS, AQA, ASQ, ACQ, DOORBELLS = 0x00, 0x08, 0x0C, 0x10, 0x14, 0x1C, 0x24, 0x28, 0x30, 0x1000
@@ -69,26 +70,6 @@ class FatalStatus:
 Fault = NeverCompletes | FailsWith | MediaError | FatalStatus
 
 
-class BusMaster(Protocol):
-    """The controller's only way to memory: bus addresses of 64 bits."""
-
-    def dma_read(self, address: int, length: int) -> bytes:
-        """Read memory."""
-
-    def dma_write(self, address: int, data: bytes | memoryview) -> None:
-        """Write memory."""
-
-
-class Pin(Protocol):
-    """The device's side of its interrupt pin."""
-
-    def assert_(self) -> None:
-        """Raise it."""
-
-    def deassert(self) -> None:
-        """Lower it."""
-
-
 class NvmeController:
     """One controller at power-on, a `busdma.sim.bus.pci.PciFunction`. `call_at`, `now`: the machine's clock, in ns.
 
@@ -103,9 +84,9 @@ class NvmeController:
 
     def __init__(
         self,
-        master: BusMaster,
+        master: Memory,
         pin: Pin,
-        call_at: Callable[[int, Callable[[], object]], object],
+        call_at: CallAt,
         now: Callable[[], int],
         *,
         namespaces: Sequence[Disk],

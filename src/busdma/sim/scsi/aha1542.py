@@ -11,9 +11,9 @@ import random
 from collections.abc import Callable, Mapping
 from typing import ClassVar, Final
 
-from busdma.sim.scsi.mailbox_adapter import PARAMETERS, InterruptLine, MailboxAdapter, check_choice
-from busdma.sim.scsi.side import Memory
+from busdma.sim.scsi.mailbox_adapter import PARAMETERS, MailboxAdapter, check_choice
 from busdma.sim.scsi.target import ScsiTarget
+from busdma.sim.wiring import CallAt, Memory, Pin
 
 BOARDS: Final = {"1542B": 0x41, "1542C": 0x44, "1542CF": 0x45}  #: first byte of the adapter inquiry
 LOCK_COMMANDS: Final = {0x28: 0, 0x29: 2}  #: and how many parameter bytes follow
@@ -28,8 +28,8 @@ class Aha1542(MailboxAdapter):
     def __init__(
         self,
         master: Memory,
-        interrupt: InterruptLine,
-        call_at: Callable[[int, Callable[[], object]], object],
+        interrupt: Pin,
+        call_at: CallAt,
         now: Callable[[], int],
         *,
         irq: int,

@@ -27,13 +27,13 @@ error.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Final
 
 from busdma.errors import DeviceFault
 from busdma.sim.bus.pci_config import Bar
 from busdma.sim.scsi.ncr53c9x import Ncr53c9x
-from busdma.sim.scsi.ncr53c9x_layout import Pin
 from busdma.sim.scsi.target import ScsiTarget
+from busdma.sim.wiring import CallAt, Memory, Pin
 
 COMMAND, COUNT, ADDRESS, WORKING_COUNT, WORKING_ADDRESS = 0x40, 0x44, 0x48, 0x4C, 0x50
 STATUS, LIST, WORKING_LIST, CONTROL = 0x54, 0x58, 0x5C, 0x70
@@ -49,16 +49,6 @@ CHIP_ID: Final = 0x12
 BURST: Final = 64  #: bytes: 16 words of 32 bits
 
 _ENDS: Final = ERROR | ABORTED | DONE
-
-
-class Memory(Protocol):
-    """The device's only way to memory: its bus master."""
-
-    def dma_read(self, address: int, length: int) -> bytes:
-        """Read memory."""
-
-    def dma_write(self, address: int, data: bytes | bytearray | memoryview) -> None:
-        """Write memory."""
 
 
 class Am53c974:
@@ -77,7 +67,7 @@ class Am53c974:
         self,
         master: Memory,
         pin: Pin,
-        call_at: Callable[[int, Callable[[], object]], object],
+        call_at: CallAt,
         now: Callable[[], int],
         *,
         targets: Mapping[int, ScsiTarget],

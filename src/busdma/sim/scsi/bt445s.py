@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from typing import ClassVar, Final
 
 from busdma.errors import ConfigurationError
-from busdma.sim.scsi.mailbox_adapter import PARAMETERS, InterruptLine, MailboxAdapter
+from busdma.sim.scsi.mailbox_adapter import PARAMETERS, MailboxAdapter
 from busdma.sim.scsi.mailbox_layout import BITS_32
-from busdma.sim.scsi.side import Memory
 from busdma.sim.scsi.target import ScsiTarget
+from busdma.sim.wiring import CallAt, Memory, Pin
 
 MODEL: Final = b"445S"
 SLOTS: Final = 30  #: CCBs that the board works on at a time
@@ -38,8 +38,8 @@ class Bt445s(MailboxAdapter):
     def __init__(
         self,
         master: Memory,
-        interrupt: InterruptLine,
-        call_at: Callable[[int, Callable[[], object]], object],
+        interrupt: Pin,
+        call_at: CallAt,
         now: Callable[[], int],
         *,
         irq: int,

@@ -15,6 +15,7 @@ from typing import Final, Protocol
 
 from busdma.sim.scsi.nexus import Give, Hold, Leave, Nexus, Phase, Step, Take
 from busdma.sim.scsi.target import ScsiTarget
+from busdma.sim.wiring import CallAt
 
 #: Virtual time, in ns.
 TURN: Final = 5_000  #: a target changes the phase, or leaves the bus
@@ -48,7 +49,7 @@ class ScsiBus:
     def __init__(
         self,
         targets: Mapping[int, ScsiTarget],
-        call_at: Callable[[int, Callable[[], object]], object],
+        call_at: CallAt,
         now: Callable[[], int],
         initiator: Initiator,
         *,

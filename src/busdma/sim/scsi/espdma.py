@@ -25,11 +25,11 @@ drains by itself when registers are read; this one does not.
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
 from busdma.errors import DeviceFault
 from busdma.sim.scsi.ncr53c9x import Ncr53c9x
-from busdma.sim.scsi.ncr53c9x_layout import Pin
+from busdma.sim.wiring import Memory, Pin
 
 CSR, ADDRESS, COUNT, TEST = 0x0, 0x4, 0x8, 0xC
 
@@ -42,16 +42,6 @@ SECTION: Final = 1 << 24  #: what the address counter spans
 WORD: Final = 4
 
 _KEPT: Final = INTERRUPT_ENABLE | RESET | WRITE_MEMORY | ENABLE | ENABLE_COUNT
-
-
-class Memory(Protocol):
-    """The engine's only way to memory: its bus master."""
-
-    def dma_read(self, address: int, length: int) -> bytes:
-        """Read memory."""
-
-    def dma_write(self, address: int, data: bytes | bytearray | memoryview) -> None:
-        """Write memory."""
 
 
 class EspDma:

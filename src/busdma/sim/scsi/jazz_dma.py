@@ -20,11 +20,11 @@ exist is a memory error; a channel without bytes left moves nothing, and keeps n
 
 from __future__ import annotations
 
-from typing import Final, Protocol
+from typing import Final
 
 from busdma.errors import DeviceFault
 from busdma.sim.scsi.ncr53c9x import Ncr53c9x
-from busdma.sim.scsi.ncr53c9x_layout import Pin
+from busdma.sim.wiring import Memory, Pin
 
 MODE, ENABLE, COUNT, ADDRESS = 0x00, 0x08, 0x10, 0x18
 INTERRUPT_ENABLE = 0x20  # mode
@@ -32,16 +32,6 @@ ON, FROM_MEMORY, TERMINAL_COUNT, MEMORY_ERROR, ADDRESS_ERROR = 0x001, 0x002, 0x1
 
 _FLAGS: Final = TERMINAL_COUNT | MEMORY_ERROR | ADDRESS_ERROR
 _MASK: Final = 0xFFFF_FFFF
-
-
-class Memory(Protocol):
-    """The channel's only way to memory: its bus master."""
-
-    def dma_read(self, address: int, length: int) -> bytes:
-        """Read memory."""
-
-    def dma_write(self, address: int, data: bytes | bytearray | memoryview) -> None:
-        """Write memory."""
 
 
 class JazzChannel:

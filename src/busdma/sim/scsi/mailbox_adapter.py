@@ -18,13 +18,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, Protocol
+from typing import Any, ClassVar, Final
 
 from busdma.errors import ConfigurationError
 from busdma.sim.scsi.mailbox_layout import BITS_24, CommandFault, HostStatus, Layout, MbiStatus
 from busdma.sim.scsi.mailboxes import Mailboxes
-from busdma.sim.scsi.side import Memory, ScsiSide
+from busdma.sim.scsi.side import ScsiSide
 from busdma.sim.scsi.target import ScsiTarget
+from busdma.sim.wiring import CallAt, Memory, Pin
 
 # Control port, write, base+0 (4-2)
 HRST, SRST, IRST, SCRST = 0x80, 0x40, 0x20, 0x10
@@ -50,16 +51,6 @@ PARAMETERS: Final = {
     0x1A: 3, 0x1B: 3, 0x1C: 3, 0x1D: 3, 0x1F: 1,
 }  # fmt: skip
 WHILE_BUSY: Final = (0x02, 0x05)  #: the only ones that do not need an idle adapter (5-2)
-
-
-class InterruptLine(Protocol):
-    """The device's side of an interrupt request line."""
-
-    def assert_(self) -> None:
-        """Raise it."""
-
-    def deassert(self) -> None:
-        """Lower it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +89,8 @@ class MailboxAdapter:
     def __init__(
         self,
         master: Memory,
-        interrupt: InterruptLine,
-        call_at: Callable[[int, Callable[[], object]], object],
+        interrupt: Pin,
+        call_at: CallAt,
         now: Callable[[], int],
         *,
         irq: int,

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from busdma.sim.scsi.mailbox_layout import BITS_24, Layout, MbiStatus
-from busdma.sim.scsi.side import Memory
+from busdma.sim.wiring import Memory
 
 START: Final = 1  #: the action that asks for room
 

@@ -51,10 +51,10 @@ from busdma.sim.scsi.ncr53c9x_layout import (
     SET_ATN,
     TERMINAL_COUNT,
     DmaEngine,
-    Pin,
 )
 from busdma.sim.scsi.ncr53c9x_sequencer import Sequencer
 from busdma.sim.scsi.target import ScsiTarget
+from busdma.sim.wiring import CallAt, Pin
 
 RESET_TIME: Final = 25_000  #: ns that RST stays asserted
 
@@ -89,7 +89,7 @@ class Ncr53c9x:
     def __init__(
         self,
         pin: Pin,
-        call_at: Callable[[int, Callable[[], object]], object],
+        call_at: CallAt,
         now: Callable[[], int],
         *,
         targets: Mapping[int, ScsiTarget],

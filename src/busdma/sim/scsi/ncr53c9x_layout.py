@@ -1,4 +1,5 @@
 """The registers of the NCR 53C9x family by number and bit, and what the chip is connected to.
+from busdma.sim.wiring import Pin
 
 Source: NCR 53C94/53C95/53C96 data manual; AMD Am53C94/Am53C96 data sheet (register description, command set).
 """
@@ -35,16 +36,6 @@ OWN_ID, CHECK_PARITY, NO_RESET_INTERRUPT = 0x07, 0x10, 0x40
 FEATURES = 0x40
 
 FIFO_SIZE: Final = 16
-
-
-class Pin(Protocol):
-    """The chip's interrupt pin."""
-
-    def assert_(self) -> None:
-        """Raise it."""
-
-    def deassert(self) -> None:
-        """Lower it."""
 
 
 class DmaEngine(Protocol):

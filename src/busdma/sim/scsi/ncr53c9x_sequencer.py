@@ -26,6 +26,7 @@ from busdma.sim.scsi.ncr53c9x_layout import (
     DmaEngine,
 )
 from busdma.sim.scsi.nexus import Phase
+from busdma.sim.wiring import CallAt
 
 MESSAGES: Final = {SELECT: 0, SELECT_ATN: 1, SELECT_ATN_STOP: 1, SELECT_ATN3: 3}  #: bytes before the command
 CONTROL_BYTE: Final = 2_000  #: ns that a byte of a message, a command or a status takes
@@ -41,7 +42,7 @@ class Sequencer:
 
     def __init__(
         self,
-        call_at: Callable[[int, Callable[[], object]], object],
+        call_at: CallAt,
         now: Callable[[], int],
         interrupt: Callable[[int], None],
         byte: int,

@@ -33,6 +33,7 @@ from busdma.sim.scsi.mailbox_layout import (
     Tag,
 )
 from busdma.sim.scsi.target import CHECK_CONDITION, GOOD, QUEUE_FULL, Busy, DataIn, DataOut, ScsiTarget
+from busdma.sim.wiring import CallAt, Memory
 
 #: Virtual time, in ns. Selection covers arbitration, IDENTIFY and the command phase.
 SELECTION: Final = 150_000
@@ -40,16 +41,6 @@ RECONNECTION: Final = 30_000
 RESET_TO_SELECTION: Final = 250_000_000  #: SCSI-2 5.1.14: what targets are given after a reset
 
 COMMAND_LENGTH: Final = {0: 6, 1: 10, 2: 10, 5: 12}  #: by group code, SCSI-2 table 42
-
-
-class Memory(Protocol):
-    """The adapter's only way to memory: bus addresses as they appear on its address wires."""
-
-    def dma_read(self, address: int, length: int) -> bytes:
-        """Read memory."""
-
-    def dma_write(self, address: int, data: bytes | memoryview) -> None:
-        """Write memory."""
 
 
 class Done(Protocol):
@@ -79,7 +70,7 @@ class ScsiSide:
     def __init__(
         self,
         master: Memory,
-        call_at: Callable[[int, Callable[[], object]], object],
+        call_at: CallAt,
         now: Callable[[], int],
         targets: Mapping[int, ScsiTarget],
         done: Done,

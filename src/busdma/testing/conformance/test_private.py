@@ -18,7 +18,6 @@ from busdma.domain import DmaDomain
 from busdma.drivers import FRONT_ENDS
 from busdma.machine.machine import Machine
 from busdma.machine.space import AddressSpace
-from busdma.testing import attachment
 
 pytestmark = pytest.mark.busdma(check=False)  # mistakes are made on purpose
 
@@ -72,7 +71,7 @@ def test_no_driver_imports_a_machine(machine: Machine) -> None:
 def test_an_attachment_holds_no_machine(machine: Machine) -> None:
     """A tag, registers, an interrupt, a runtime and numbers: no memory, no address space, no machine."""
     for name in machine.devices:
-        given = attachment(machine, name)
+        given = machine.attachment(name)
         for field in fields(given):
             value = getattr(given, field.name)
             assert not isinstance(value, Machine | DmaDomain | AddressSpace | LinearBuffer | memoryview)

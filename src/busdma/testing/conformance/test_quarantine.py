@@ -17,7 +17,6 @@ from busdma.machine.machine import Machine
 from busdma.map import Map
 from busdma.sync import PREWRITE, Direction
 from busdma.tag import Tag
-from busdma.testing import attachment
 from busdma.testing.conformance.rig import MS, exhaust, pause, release, state_of, tags
 from busdma.waiting import Waiter
 
@@ -124,7 +123,7 @@ def test_a_reset_of_the_device_is_told_once_for_its_whole_tree(machine: Machine)
 def test_the_death_of_a_driver_quarantines(machine: Machine) -> None:
     """An exception that ends a context of a driver takes its maps: quarantined, unloaded or no longer waiting."""
     for name, device in machine.devices.items():
-        given = attachment(machine, name)
+        given = machine.attachment(name)
         owned, unused = given.tag.create_map(name="owned"), given.tag.create_map(name="unused")
         waiting, held = given.tag.create_map(name="waiting"), list[Map]()
 
