@@ -13,8 +13,8 @@ from busdma.lifecycle import State
 from busdma.lists import linear_parts
 from busdma.machine.frames import FrameAllocator
 from busdma.mechanisms.coherence import Coherence
+from busdma.mechanisms.ground import Ground
 from busdma.mechanisms.zone import DEFAULT_LIMIT, Zone
-from busdma.pool import PoolQueue
 from busdma.waiting import Runtime
 
 if TYPE_CHECKING:
@@ -24,12 +24,11 @@ if TYPE_CHECKING:
     from busdma.tag import Tag
 
 
-class DmaDomain:
-    """One machine's side of every tag. `memory` is all RAM; its first byte has the physical address ``frames.base``.
+class DmaDomain(Ground):
+    """One machine's side of every tag. `memory`, `cache` and `uncached`: see `Ground`; it begins at ``frames.base``.
 
     `bounce_limit`: pages that each bounce zone may grow to. `barrier`: what orders the CPU's accesses to memory before
-    the device's, where the machine needs it. `cache`: who keeps the CPU's copy of memory and the device's apart until a
-    sync, on a machine where DMA does not see the caches; `uncached`: all of RAM past them, if the machine has that too.
+    the device's, where the machine needs it.
     """
 
     def __init__(
@@ -43,15 +42,10 @@ class DmaDomain:
         cache: Coherence | None = None,
         uncached: memoryview | None = None,
     ) -> None:
-        self.cache = cache
-        self.uncached = uncached
-        self.memory = memory
-        self.base = frames.base
+        super().__init__(memory, frames.base, frames.page_size, cache=cache, uncached=uncached)
         self.frames = frames
-        self.page_size = frames.page_size
         self.runtime = runtime
         self.barrier = barrier
-        self.queue = PoolQueue()
         frames.add_listener(self.queue.serve)  # a zone may be waiting for memory to grow into
         self.instruments: list[Instrument] = []
         self.bounce_limit = bounce_limit

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from busdma.buffers import Buffer
 from busdma.constraints import Constraints
@@ -19,6 +19,7 @@ from busdma.errors import ShortageReason
 from busdma.lists import ElementList
 from busdma.mechanisms import Holder, Shortage, Unreachable
 from busdma.mechanisms.bounce import BounceNeed, reserve
+from busdma.mechanisms.ground import Ground
 from busdma.mechanisms.iova import IovaNeed, IovaPool
 from busdma.mechanisms.mapped import map_linear
 from busdma.mechanisms.pieces import Piece, pieces_of
@@ -29,9 +30,6 @@ from busdma.paths import Route
 from busdma.pool import Need, in_words
 from busdma.segments import FOREIGN, Segmenter
 from busdma.sync import Direction
-
-if TYPE_CHECKING:
-    from busdma.domain import DmaDomain
 
 
 class Planned(NamedTuple):
@@ -48,20 +46,20 @@ class Composed:
     Without `zone` nothing can be copied.
     """
 
-    def __init__(self, domain: DmaDomain, route: Route, limits: Constraints, zone: Zone | None) -> None:
-        self.domain = domain
+    def __init__(self, ground: Ground, route: Route, limits: Constraints, zone: Zone | None) -> None:
+        self.ground = ground
         self.route = route
         self.name = route.name
         self.zone = zone
         self.pool: IovaPool | None = route.pool
         self.limits = limits
-        self.page = domain.page_size
+        self.page = ground.page_size
         self._reserved = False
         reach = self.limits.reach
         self._within = None if self.pool is None or self.pool.translator.window <= reach else reach
-        first, end = self.memory = domain.base, domain.base + len(domain.memory)  #: physical, to below `end`
+        first, end = self.memory = ground.base, ground.base + len(ground.memory)  #: physical, to below `end`
         entered = self.pool is not None and self.pool.translator.reach.covers(first, end - 1)
-        self._simple = entered and domain.cache is None  # any page of memory may stay where it is
+        self._simple = entered and ground.cache is None  # any page of memory may stay where it is
         self._spill = 0 if self.pool is None else -(-self.pool.translator.prefetch // self.page)
 
     def reaches(self, address: int, size: int) -> bool:
@@ -74,7 +72,7 @@ class Composed:
 
     def layout(self, direction: Direction) -> Layout:
         """What this route demands of pieces."""
-        cache = self.domain.cache
+        cache = self.ground.cache
         shared = 1 if cache is None or direction is Direction.TO_DEVICE else cache.line
         return Layout(self.limits, self.page, self.pool is not None, shared)
 
@@ -103,7 +101,7 @@ class Composed:
             mapped = map_linear(self, segmenter, buffer, direction)
             if mapped is not None:
                 return mapped
-        planned = self.plan(segmenter, pieces_of(buffer, self.domain), direction)
+        planned = self.plan(segmenter, pieces_of(buffer, self.ground), direction)
         if isinstance(planned, Unreachable):
             return planned
         plan, needs, never = planned
@@ -111,7 +109,7 @@ class Composed:
             never.pool.count("refused", 1)
             return Unreachable(self.name, partial(too_much, never))
         placement = Placement(self, plan, direction)
-        queue = self.domain.queue
+        queue = self.ground.queue
         with queue.lock:
             if not needs or queue.take(needs):
                 try:
@@ -195,7 +193,7 @@ class Composed:
             if part is not None:
                 part.join()
             raise
-        made = Composed(self.domain, Route(route.span, route.shift, own), self.limits, part)
+        made = Composed(self.ground, Route(route.span, route.shift, own), self.limits, part)
         made._reserved = True
         return made
 
@@ -208,7 +206,7 @@ class Composed:
 
     def without_copies(self) -> Composed:
         """The same for what needs none."""
-        return Composed(self.domain, self.route, self.limits, None)
+        return Composed(self.ground, self.route, self.limits, None)
 
     def never(self, needs: Sequence[Need]) -> Need | None:
         """What an idle pool would not have."""

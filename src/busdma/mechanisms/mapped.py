@@ -63,7 +63,7 @@ class Mapped:
 
     def release(self, segmenter: Segmenter) -> None:
         """The bus pages back to their pool, and on to whoever waits."""
-        queue = self._mechanism.domain.queue
+        queue = self._mechanism.ground.queue
         with queue.lock:
             self._need.give()
             if queue.line:
@@ -71,7 +71,7 @@ class Mapped:
 
     def quarantine(self, segmenter: Segmenter, entering: bool) -> None:
         """Count what nobody may have until the device is idle."""
-        with self._mechanism.domain.queue.lock:
+        with self._mechanism.ground.queue.lock:
             self._need.quarantine(entering)
 
 
@@ -93,7 +93,7 @@ def map_linear(
         return None
     need = mechanism.linear_need(frames, direction)
     mapped = Mapped(mechanism, need, frames, head, length)
-    queue = mechanism.domain.queue
+    queue = mechanism.ground.queue
     with queue.lock:
         try:
             if not queue.take((need,)):

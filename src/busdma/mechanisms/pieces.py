@@ -6,15 +6,12 @@ Source: bus_dma(9): a load takes linear buffers, mbuf chains, uios and raw segme
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from busdma.buffers import Buffer, LinearBuffer
 from busdma.errors import BufferGone, DriverError
 from busdma.lists import linear_parts
+from busdma.mechanisms.ground import Ground
 from busdma.segments import ABSENT, FOREIGN
-
-if TYPE_CHECKING:
-    from busdma.domain import DmaDomain
 
 
 @dataclass(slots=True)
@@ -34,7 +31,7 @@ class Piece:
         return self.address + self.size
 
 
-def pieces_of(buffer: Buffer, domain: DmaDomain) -> list[Piece]:
+def pieces_of(buffer: Buffer, ground: Ground) -> list[Piece]:
     """All bytes of `buffer`, in order.
 
     BufferGone: a page of it is not mapped. DriverError: a page frame of it does not exist.
@@ -44,19 +41,19 @@ def pieces_of(buffer: Buffer, domain: DmaDomain) -> list[Piece]:
         if part.host is not None:
             found.append(Piece(FOREIGN, part.length, part.host, part.start))
         else:
-            _walk(part, domain, found)
+            _walk(part, ground, found)
     return found
 
 
-def _walk(part: Buffer, domain: DmaDomain, found: list[Piece]) -> None:
-    page = domain.page_size
+def _walk(part: Buffer, ground: Ground, found: list[Piece]) -> None:
+    page = ground.page_size
     uncached = getattr(part, "uncached", False)
     private = getattr(part, "private", False)
     if isinstance(part, LinearBuffer):
         part.space.page_in(part.start, part.length)
-        uncached = domain.uncached is not None and part.allocation.memory is domain.uncached
-    memory = domain.uncached if uncached and domain.uncached is not None else domain.memory
-    table, base = part.frames.table, domain.base
+        uncached = ground.uncached is not None and part.allocation.memory is ground.uncached
+    memory = ground.uncached if uncached and ground.uncached is not None else ground.memory
+    table, base = part.frames.table, ground.base
     index, head = divmod(part.start, page)
     left, top = part.length, len(memory)
     while left:

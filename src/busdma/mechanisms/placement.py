@@ -90,8 +90,8 @@ class Placement:
     def _walk(self, slots: list[int]) -> Iterator[tuple[int, int]]:
         """(physical address, length) of everything, in order; what has two copies is noted on the way."""
         mechanism, page = self._mechanism, self._mechanism.page
-        watched = mechanism.domain.cache is not None
-        through = watched and mechanism.domain.uncached is None  # bounce pages are in the cache too
+        watched = mechanism.ground.cache is not None
+        through = watched and mechanism.ground.uncached is None  # bounce pages are in the cache too
         offset = used = 0
         for stretch in self._plan.stretches:
             within = stretch.lead
@@ -125,9 +125,9 @@ class Placement:
 
     def copy_out(self, segmenter: Segmenter, offset: int, length: int) -> None:
         """PREREAD, PREWRITE: the CPU's bytes of the range become the device's."""
-        domain = self._mechanism.domain
-        pages, base, end = domain.uncached or domain.memory, domain.base, offset + length
-        cache, moved = domain.cache, 0
+        ground = self._mechanism.ground
+        pages, base, end = ground.uncached or ground.memory, ground.base, offset + length
+        cache, moved = ground.cache, 0
         for copy in self._copied:
             lo, hi = max(offset - copy.offset, 0), min(end - copy.offset, copy.size)
             if lo < hi:
@@ -145,8 +145,8 @@ class Placement:
     def copy_in(self, segmenter: Segmenter, offset: int, length: int) -> None:
         """POSTREAD: the device's bytes of the range become the CPU's."""
         self._fetch(offset, length, True)
-        domain = self._mechanism.domain
-        pages, base, end = domain.uncached or domain.memory, domain.base, offset + length
+        ground = self._mechanism.ground
+        pages, base, end = ground.uncached or ground.memory, ground.base, offset + length
         moved = 0
         for copy in self._copied:
             lo, hi = max(offset - copy.offset, 0), min(end - copy.offset, copy.size)
@@ -183,7 +183,7 @@ class Placement:
         return None if self._bus is None else self._bus.pool.translator
 
     def _fetch(self, offset: int, length: int, written: bool) -> None:
-        cache, end = self._mechanism.domain.cache, offset + length
+        cache, end = self._mechanism.ground.cache, offset + length
         if cache is not None:
             for line in self._cached:
                 lo, hi = max(offset - line.offset, 0), min(end - line.offset, line.size)
@@ -193,7 +193,7 @@ class Placement:
     def release(self, segmenter: Segmenter) -> None:
         """Everything back to its pools, and on to whoever waits."""
         mechanism = self._mechanism
-        queue = mechanism.domain.queue
+        queue = mechanism.ground.queue
         with queue.lock:
             if self._bus is not None:  # first: no entry may name a bounce page that is somebody else's already
                 self._bus.give()
@@ -209,7 +209,7 @@ class Placement:
     def quarantine(self, segmenter: Segmenter, entering: bool) -> None:
         """Count what nobody may have until the device is idle."""
         mechanism = self._mechanism
-        with mechanism.domain.queue.lock:
+        with mechanism.ground.queue.lock:
             if mechanism.zone is not None:
                 mechanism.zone.quarantined += segmenter.nheld if entering else -segmenter.nheld
             if self._bus is not None:
