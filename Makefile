@@ -82,7 +82,7 @@ compiled: $(COMPILED)/.package
 demo: $(VENV)/.package
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
 	$(PY) -c 'import random, sys; open(sys.argv[1], "wb").write(random.Random(1998).randbytes(1_000_003))' "$$dir/demo.bin" && \
-	echo "busdma matrix demo.bin    (1000003 bytes through every driver of every machine)" && \
+	echo "busdma matrix demo.bin    (1000003 bytes through the drivers of every machine)" && \
 	$(VENV)/bin/busdma matrix "$$dir/demo.bin"
 
 test: test-pure test-compiled

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _CHOICE = "_busdma_choice"  # the fixture that is parametrised; `machine` may be somebody else's
 _MACHINE = "busdma_machine"  # the property of a test that says which it was; so it is in JUnit's XML too
+_CHECKED = ("busdma_machine", "busdma_runtime", "busdma_seed")  # the options that can be wrong
 _OUTCOMES = ("passed", "failed", "error", "skipped", "xfailed", "xpassed")
 
 
@@ -48,22 +49,27 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--busdma-check", action="store_true", help="under the DMA checker: what it finds fails the test")
 
 
+@pytest.hookimpl(trylast=True)  # a conftest.py may have machines of its own
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the marker known."""
+    """Make the marker known, and refuse options that no test could follow."""
     config.addinivalue_line(
         "markers",
-        "busdma(drivers=..., buses=..., machine=GLOB, runtimes=..., check=True): which machines the fixture `machine` "
-        "is, those with one of these drivers and one of these buses; under which runtimes; and the DMA checker, or not",
+        "busdma(drivers=..., buses=..., machine=..., runtimes=..., check=True): which machines the fixture `machine` "
+        "is, those of these globs, with one of these drivers and one of these buses; under which runtimes; and the DMA "
+        "checker, or not",
     )
+    if any(config.getoption(option) not in ([], None) for option in _CHECKED):
+        from busdma.testing.plugin import check_options
+
+        check_options(config)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Repeat a test that takes `machine` for every machine that fits."""
     if _CHOICE in metafunc.fixturenames:
-        from busdma.testing.plugin import choices
+        from busdma.testing.plugin import repeat
 
-        found = choices(metafunc.config, metafunc.definition.iter_markers("busdma"))
-        metafunc.parametrize(_CHOICE, found, ids=str, indirect=True)
+        repeat(metafunc, _CHOICE)
 
 
 @pytest.hookimpl(wrapper=True)

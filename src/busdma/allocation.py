@@ -17,11 +17,14 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from busdma.addresses import AddressSet
 from busdma.errors import MappingRefused, ResourceShortage, ShortageReason
+from busdma.tracebacks import hidden
 
 if TYPE_CHECKING:
     from busdma.constraints import Constraints
     from busdma.machine.frames import FrameAllocator
     from busdma.paths import Route
+
+__tracebackhide__ = hidden
 
 T = TypeVar("T")
 

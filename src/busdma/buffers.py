@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING, Final, Protocol, cast, overload, runtime_check
 
 from busdma.errors import BufferGone, DriverError
 from busdma.segments import ABSENT, FOREIGN, Frames
+from busdma.tracebacks import hidden
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer
+
+__tracebackhide__ = hidden
 
 BytesLike = bytes | bytearray | memoryview
 
@@ -200,7 +203,7 @@ class LinearBuffer:
     def _pieces(self, offset: int, length: int) -> Iterator[memoryview]:
         """The memory of [offset, offset + length), page by page, once all of it was checked."""
         if self._allocation.gone:
-            raise BufferGone(f"{self.describe()}: {self._allocation.gone}")
+            raise BufferGone(f"{self.describe()}: {self._allocation.gone}; allocate another")
         _check_range(self, offset, length)
         return self._walk(self.start + offset, length)
 
@@ -334,4 +337,6 @@ def _index(key: int, length: int) -> int:
 
 def _check_range(buffer: Buffer, offset: int, length: int) -> None:
     if offset < 0 or length < 0 or offset + length > buffer.length:
-        raise DriverError(f"{buffer.describe()}: {length} bytes at offset {offset} are not inside it")
+        raise DriverError(
+            f"{length} bytes at offset {offset} are not inside {buffer.describe()}: stay within its bytes"
+        )

@@ -17,6 +17,9 @@ from busdma.addresses import MAX_ADDRESS, AddressSet
 from busdma.errors import ConstraintError
 from busdma.filters import Filter, FilteredAreas, FilterFunction
 from busdma.paths import Window
+from busdma.tracebacks import hidden
+
+__tracebackhide__ = hidden
 
 UNLIMITED: Final = MAX_ADDRESS  #: of maxsize, nsegments and maxsegsz
 NO_BOUNDARY: Final = 0

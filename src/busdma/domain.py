@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from busdma.addresses import AddressSet
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class DmaDomain(Ground):
-    """One machine's side of every tag. `memory`, `cache` and `uncached`: see `Ground`; it begins at ``frames.base``.
+    """One machine's side of every tag. `memory`, `frames`, `cache` and `uncached`: see `Ground`.
 
     `bounce_limit`: pages that each bounce zone may grow to. `barrier`: what orders the CPU's accesses to memory before
     the device's, where the machine needs it.
@@ -42,8 +42,7 @@ class DmaDomain(Ground):
         cache: Coherence | None = None,
         uncached: memoryview | None = None,
     ) -> None:
-        super().__init__(memory, frames.base, frames.page_size, cache=cache, uncached=uncached)
-        self.frames = frames
+        super().__init__(memory, frames, cache=cache, uncached=uncached)
         self.runtime = runtime
         self.barrier = barrier
         frames.add_listener(self.queue.serve)  # a zone may be waiting for memory to grow into
@@ -122,9 +121,25 @@ class DmaDomain(Ground):
                     return f"{map.describe()} ({map.state.name.lower()})"
         return None
 
-    def leaks(self) -> list[str]:
-        """What is still loaded, waiting or in quarantine, for a machine that is about to close."""
-        return [f"{map.describe()} is {map.state.name.lower()}" for map in self.maps() if map.state != State.IDLE]
+    def leaks(self, besides: Collection[Tag] = ()) -> list[str]:
+        """What is still loaded, waiting, allocated or in quarantine, for a machine that is about to close.
+
+        Of tags `besides`, and those below them, only what is in quarantine: that they hold the rest is known.
+        """
+        known, found = list(besides), list[str]()
+        for tag in self.tags():
+            if tag.parent in known:
+                known.append(tag)
+            memory = {each.dma_map: each.describe() for each in tag.memory}
+            for map in tag.maps:
+                quarantined = map.state is State.QUARANTINED
+                if tag in known and not quarantined:
+                    continue
+                if map in memory:
+                    found.append(f"{memory[map]}, {'is quarantined' if quarantined else 'was not freed'}")
+                elif map.state is not State.IDLE:
+                    found.append(f"{map.describe()} is {map.state.name.lower()}")
+        return found
 
     def statistics(self) -> dict[str, Any]:
         """Zones by name, who waits, and the page frames."""

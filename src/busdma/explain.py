@@ -161,7 +161,7 @@ def _segmented(
         reasons.append(reason)
     count, copy = sum(map(bool, reasons)), "bounce"
     if answer > 0:
-        verdict = f"{answer} segments, nothing bounced"
+        verdict = f"{_segments(answer)}, nothing bounced"
     elif bounce is None:
         verdict, copy = f"{_REFUSED}no memory of this machine lies within reach, so nothing can be bounced", "refused"
     elif crowded and run is None:
@@ -203,7 +203,7 @@ def _composed(
         plan, needs, never = planned
         copied = {at: each.joined for each in plan.stretches if each.copied for at in range(each.first, each.end)}
         slots, count = plan.slots, sum(page.piece in copied for page in pages)
-        verdict = f"{count} of {len(pages)} pages bounce" if count else f"{plan.segments} segments, nothing bounced"
+        verdict = f"{count} of {len(pages)} pages bounce" if count else f"{_segments(plan.segments)}, nothing bounced"
         if pool is not None:
             bus_pages = needs[-1].amount
             verdict += f", through {in_words(needs[-1])}"
@@ -290,3 +290,7 @@ def _taken(limits: Constraints, layout: Layout, name: str) -> str:
 def _joined(limits: Constraints, name: str, words: str = "joined into one run") -> str:
     limit: Limit = getattr(limits, name)
     return f"{words}: {name} is {limit.value}, set by tag {limit.origin!r}"
+
+
+def _segments(count: int) -> str:
+    return "1 segment" if count == 1 else f"{count} segments"

@@ -19,7 +19,10 @@ from busdma.mechanisms import Shortage
 from busdma.pool import Requisition
 from busdma.result import Segments
 from busdma.sync import Direction
+from busdma.tracebacks import hidden
 from busdma.waiting import Runtime
+
+__tracebackhide__ = hidden
 
 Callback = Callable[[Segments | None, Exception | None], object]
 

@@ -23,6 +23,9 @@ from typing import Final
 
 from busdma.errors import MapStateError
 from busdma.sync import POSTREAD, POSTWRITE, PREREAD, PREWRITE, Direction, SyncOp
+from busdma.tracebacks import hidden
+
+__tracebackhide__ = hidden
 
 
 class State(IntEnum):
@@ -70,16 +73,23 @@ REFUSALS: Final[dict[State, str]] = {
     State.IDLE: "nothing is loaded; load it first",
     State.WAITING: "a load is waiting on it; let that end, or cancel it",
     State.LOADED: "it is loaded; unload it first",
-    State.QUARANTINED: "it is in quarantine until the device is reported idle or reset",
+    State.QUARANTINED: "it is in quarantine; reset the device and report it idle first",
     State.DESTROYED: "it was destroyed; create another",
 }
+
+
+def refusal(event: Event, state: State) -> str:
+    """Why that may not happen there, and what to do."""
+    if (event, state) == (Event.UNLOAD, State.IDLE):
+        return "it is not loaded; unload once after each load"
+    return REFUSALS[state]
 
 
 def after(event: Event, state: State, who: str, tag: str | None = None, map: str | None = None) -> State:
     """The state that follows, or MapStateError. `who` names the map in words, `tag` and `map` as the error's facts."""
     following = LIFE[event].get(state)
     if following is None:
-        raise MapStateError(f"cannot {event.value} {who}: {REFUSALS[state]}").about(tag=tag, map=map)
+        raise MapStateError(f"cannot {event.value} {who}: {refusal(event, state)}").about(tag=tag, map=map)
     return following
 
 

@@ -16,6 +16,9 @@ from typing import Final
 from busdma.buffers import Buffer, as_buffer
 from busdma.errors import DriverError
 from busdma.segments import Frames
+from busdma.tracebacks import hidden
+
+__tracebackhide__ = hidden
 
 DEEPEST: Final = 16  #: how far lists and what refers to buffers may be nested
 _NO_FRAMES: Final = Frames(array("Q"))  # in no one page table: so that a load never takes it for a linear buffer

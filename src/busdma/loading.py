@@ -15,9 +15,12 @@ from busdma.mechanisms import Chain, Holder, Shortage, Unreachable
 from busdma.pool import in_words
 from busdma.segments import NOT_MAPPED, Segmenter
 from busdma.sync import Direction
+from busdma.tracebacks import hidden
 
 if TYPE_CHECKING:
     from busdma.map import Map
+
+__tracebackhide__ = hidden
 
 _ADVICE: Final[Mapping[ShortageReason, str]] = {
     ShortageReason.BUSY: "others will give it back; wait with load(), or try again after an unload",

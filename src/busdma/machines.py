@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import import_module
@@ -11,7 +11,7 @@ from typing import Final, cast
 
 from busdma.errors import ConfigurationError
 from busdma.machine.machine import Machine
-from busdma.machine.spec import parse, with_option
+from busdma.machine.spec import Asked, parse, with_option, written
 from busdma.runtime import by_name
 from busdma.waiting import Runtime
 
@@ -20,7 +20,9 @@ from busdma.waiting import Runtime
 class Entry:
     """A machine of the table."""
 
-    module: str  #: has ``open_machine(spec, runtime, options) -> Machine``
+    #: has ``open_machine(spec, runtime, options) -> Machine``, which asks for its options, and calls their ``finish``,
+    #: before it makes anything that has to be closed
+    module: str
     what: str
     buses: tuple[str, ...]
     drivers: tuple[str, ...]  #: through whose devices data goes and comes back
@@ -91,6 +93,24 @@ def specs() -> dict[str, Entry]:
     }
 
 
+def options_of(name: str) -> dict[str, str]:
+    """The options of the machine `name` and their defaults, as the machine asks for them: it is opened no further.
+
+    >>> options_of("sim:pc-isa")["bounce"]
+    '128'
+    """
+    _, options = parse(name)
+    options.only_ask = True
+    carrier = by_name("virtual")
+    try:
+        import_module(MACHINES[name].module).open_machine(name, carrier, options)
+    except Asked as asked:
+        return asked.defaults
+    finally:
+        carrier.close()
+    raise AssertionError(f"{name} was opened before it had asked for its options")
+
+
 def select(pattern: str) -> list[str]:
     """The specs of the machines that match the glob `pattern`; options behind a ``?`` go to each of them.
 
@@ -99,18 +119,19 @@ def select(pattern: str) -> list[str]:
     >>> select("sim:x86*?seed=3")
     ['sim:x86-64?seed=3', 'sim:x86-64?iommu=on&seed=3']
 
-    A pattern without a glob's signs is one machine, and not its variants. ConfigurationError if none matches.
+    A pattern without a glob's signs is one machine, and not its variants. ConfigurationError if none matches, and for
+    options that are none.
     """
-    glob, _, options = pattern.partition("?")
-    if "=" not in options:  # then this ? belongs to the glob
-        glob, options = pattern, ""
+    glob, _, query = pattern.partition("?")
     found = [spec for spec in specs() if fnmatchcase(spec, glob)]
+    options: list[tuple[str, str]] = []
+    if "=" in query or (found and not any(fnmatchcase(spec, pattern) for spec in specs())):
+        options = written(pattern)
+    else:  # this ? is one of the glob's signs
+        glob, found = pattern, [spec for spec in specs() if fnmatchcase(spec, pattern)]
     if not found:
-        raise ConfigurationError(f"no machine matches {glob!r}; there are: {', '.join(specs())}")
-    for option in options.split("&") if options else ():
-        name, equals, value = option.partition("=")
-        if not (name and equals):
-            raise ConfigurationError(f"{pattern}: options are written ?name=value&name=value")
+        raise ConfigurationError(f"no machine matches {glob!r}; {_hint(glob, specs())}")
+    for name, value in options:
         found = [with_option(spec, name, value) for spec in found]
     return list(dict.fromkeys(found))
 
@@ -128,9 +149,7 @@ def open(
     name, parsed = parse(spec, options)
     entry = MACHINES.get(name)
     if entry is None:
-        close = difflib.get_close_matches(name, MACHINES, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(MACHINES)}"
-        raise ConfigurationError(f"there is no machine {name!r}; {hint}")
+        raise ConfigurationError(f"there is no machine {name!r}; {_hint(name, MACHINES)}")
     parsed.check = (opened_checked is not None) if check is None else check
     back_end = import_module(entry.module)
     if not isinstance(runtime, str):
@@ -141,11 +160,16 @@ def open(
     return _opened(machine)
 
 
-#: told of every machine that a program under ``busdma check`` opens; None: this is none
+#: told of every machine that a program under ``busdma check`` opens, checked or not; None: this is none
 opened_checked: Callable[[Machine], object] | None = None
 
 
 def _opened(machine: Machine) -> Machine:
-    if machine.checker is not None and opened_checked is not None:
+    if opened_checked is not None:
         opened_checked(machine)
     return machine
+
+
+def _hint(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"there are: {', '.join(known)}"

@@ -30,9 +30,12 @@ from busdma.pool import Requisition
 from busdma.result import Segments
 from busdma.segments import UNREACHABLE, Segmenter
 from busdma.sync import Direction, SyncOp
+from busdma.tracebacks import hidden
 
 if TYPE_CHECKING:
     from busdma.tag import Tag
+
+__tracebackhide__ = hidden
 
 _LOADABLE: Final = frozenset(LIFE[Event.LOAD])
 _SYNCABLE: Final = frozenset(LIFE[Event.SYNC])
@@ -56,6 +59,7 @@ class Map(LoadFaces):
         "_deferred",
         "_effects",
         "_holder",
+        "_home",
         "_hooks",
         "_length",
         "_loads",
@@ -94,6 +98,7 @@ class Map(LoadFaces):
         self._runtime = domain.runtime
         self._hooks = domain.instruments
         self._barrier = domain.barrier
+        self._home = domain.frames
         self._maxsize = tag.constraints.maxsize.value
         self._length = 0
         self._effects = SYNCS
@@ -118,8 +123,10 @@ class Map(LoadFaces):
             buffer: Buffer = source
         except AttributeError:
             buffer = self._as_buffer(source)
-            length, readonly = buffer.length, buffer.readonly
-            answer = self._segmenter.load(buffer.frames, buffer.start, length)
+            frames, length, readonly = buffer.frames, buffer.length, buffer.readonly
+            answer = self._segmenter.load(frames, buffer.start, length)
+        if frames.home is not self._home and frames.home is not None:
+            self._check_home(buffer)
         if answer < 1 or length > self._maxsize or readonly:
             if answer != UNREACHABLE or length > self._maxsize or readonly or buffer.host is not None:
                 self._check(buffer, direction)  # mapped pages of the machine are neither empty nor gone
@@ -145,6 +152,14 @@ class Map(LoadFaces):
             for hook in self._hooks:
                 hook.loaded(self)
         return None
+
+    def _check_home(self, buffer: Buffer) -> None:
+        try:
+            self.tag.domain.check_home(buffer)
+        except DriverError as error:
+            self._segmenter.count = 0
+            self._blame(error, buffer)
+            raise
 
     def _check(self, buffer: Buffer, direction: Direction) -> None:
         """Everything about a buffer that is not a matter of where it lies."""

@@ -272,6 +272,8 @@ class MbufPool:
     """
 
     def __init__(self, space: AddressSpace, *, seed: int = 0, within: AddressSet | None = None, limit: int = 0) -> None:
+        if not isinstance(space, AddressSpace):
+            raise ConfigurationError(f"mbufs lie in an address space, not in {space!r}: give machine.kernel")
         if space.page_size < MCLBYTES or limit < 0:
             raise ConfigurationError(
                 f"a pool of at most {limit} pages of {space.page_size} bytes: give pages of {MCLBYTES} bytes or more, "

@@ -22,11 +22,14 @@ from busdma.memory_window import MemoryWindow
 from busdma.result import Segments
 from busdma.segments import Frames
 from busdma.sync import Direction, SyncOp
+from busdma.tracebacks import hidden
 
 if TYPE_CHECKING:
     from busdma.machine.frames import FrameAllocator
     from busdma.map import Map
     from busdma.tag import Tag
+
+__tracebackhide__ = hidden
 
 
 class ProcessSpace(Protocol):
@@ -68,7 +71,7 @@ class DmaMemory:
         self.gone = ""
         self.coherent = coherent  #: it was asked for
         self.uncached = coherent and domain.uncached is not None
-        self.frames = Frames(array("Q", pages))
+        self.frames = Frames(array("Q", pages), domain.frames)
         self._pages = pages
         self._ram: memoryview = domain.memory
         if self.uncached and domain.uncached is not None:

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Final, Self
 
 from busdma.buffers import BytesLike
 from busdma.errors import BufferGone, ConstraintError, DriverError
+from busdma.tracebacks import hidden
 
 if TYPE_CHECKING:
     from busdma.memory import DmaMemory
+
+__tracebackhide__ = hidden
 
 
 class MemoryWindow:

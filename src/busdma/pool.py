@@ -18,7 +18,10 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from busdma.errors import ResourceShortage, ShortageReason, WaitCancelled
+from busdma.tracebacks import hidden
 from busdma.waiting import WOKEN, Waiter
+
+__tracebackhide__ = hidden
 
 
 class Pool(Protocol):

@@ -29,6 +29,7 @@ cdef class Frames:
     cdef public u64[::1] table
     cdef u64* words
     cdef public u64 entries
+    cdef public object home
 
 cdef class Slots:
     cdef public u64[::1] addresses

@@ -50,12 +50,12 @@ if not cython.compiled:
 
 
 class Frames:
-    """A page table as the segmenter reads it: entry i is the physical address of page i, ABSENT, or FOREIGN."""
+    """A page table as the segmenter reads it: entry i is page i's physical address, ABSENT, FOREIGN. `home`: whose."""
 
-    __slots__ = ("entries", "table", "words")
+    __slots__ = ("entries", "home", "table", "words")
 
-    def __init__(self, table: array[int]) -> None:
-        self.table = table
+    def __init__(self, table: array[int], home: object = None) -> None:
+        self.table, self.home = table, home
         self.words = _words(self.table)
         self.entries = len(table)
 

@@ -31,11 +31,14 @@ from busdma.paths import STRAIGHT, Route, Window, behind
 from busdma.pool import Need
 from busdma.segments import Segmenter
 from busdma.sync import Direction
+from busdma.tracebacks import hidden
 from busdma.transfer import Transfer
 from busdma.turns import Turn
 
 if TYPE_CHECKING:
     from busdma.domain import DmaDomain
+
+__tracebackhide__ = hidden
 
 
 class Tag:
@@ -197,8 +200,8 @@ class Tag:
         limits, frames = self.constraints, self.domain.frames
         if not 1 <= size <= limits.maxsize.value:
             raise ConstraintError(
-                f"cannot allocate {size} bytes for tag {self.path}: its maxsize is {limits.maxsize.value}; ask for one "
-                "byte or more, up to that"
+                f"cannot allocate {size} bytes for tag {self.path}: ask for one byte or more"
+                + (f", up to its maxsize {limits.maxsize.value}" if size > 0 else "")
             )
         try:
             return allocate(
@@ -357,7 +360,10 @@ class Tag:
             ).about(tag=self.path)
         if not chain.linear:
             return chain
-        last = chain.linear[-1].reserved(maxsize)  # it takes whatever the others cannot
+        try:
+            last = chain.linear[-1].reserved(maxsize)  # it takes whatever the others cannot
+        except ConstraintError as error:
+            raise ConstraintError(f"cannot reserve a map of tag {self.path}: {error}") from None
         if isinstance(last, Composed):
             return Chain((last,), (last,))
         assert self._straight is not None

@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 from busdma.errors import DriverError
 from busdma.result import Segments
 from busdma.sync import Direction
+from busdma.tracebacks import hidden
 
 if TYPE_CHECKING:
     from busdma.map import Map
     from busdma.tag import Tag
+
+__tracebackhide__ = hidden
 
 
 class Transfer:

@@ -10,14 +10,11 @@ freebsd-scsi, 1 April 2015 (the scatter/gather list of user pointers).
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 from busdma.buffers import Buffer
 from busdma.errors import BusdmaError, DriverError
 from busdma.lists import ElementList
-
-if TYPE_CHECKING:
-    from busdma.machine.space import AddressSpace
+from busdma.machine.space import AddressSpace
 
 
 class Uio(ElementList):
@@ -28,12 +25,19 @@ class Uio(ElementList):
     """
 
     def __init__(self, space: AddressSpace, ranges: Iterable[tuple[int, int]], *, writable: bool = True) -> None:
+        if not isinstance(space, AddressSpace):
+            raise DriverError(f"a uio lies in an address space, not in {space!r}: give machine.kernel or a process")
         self.space = space
-        self.ranges = tuple(ranges)
+        try:
+            self.ranges = tuple((address, length) for address, length in ranges)
+        except (TypeError, ValueError):
+            raise DriverError(f"a uio of {space.name!r}: give pairs of address and length") from None
         self.writable = writable
         for address, length in self.ranges:
             if address < 0 or length < 0:
-                raise DriverError(f"a uio of {space.name!r}: ({address:#x}, {length}) is no range of addresses")
+                raise DriverError(
+                    f"a uio of {space.name!r}: ({address:#x}, {length}) is no range: give no negative numbers"
+                )
 
     @property
     def length(self) -> int:

@@ -43,7 +43,7 @@ class PageArray:
             raise DriverError(
                 f"{length} bytes from byte {start} of {len(found)} pages of {page} bytes: they do not fit"
             )
-        self._be(domain, Frames(array("Q", found)), start, length, None)
+        self._be(domain, Frames(array("Q", found), domain.frames), start, length, None)
 
     @classmethod
     def allocate(cls, domain: DmaDomain, length: int, *, start: int = 0, contiguous: bool = False) -> PageArray:

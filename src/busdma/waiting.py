@@ -15,6 +15,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, Protocol, TypeVar
 
 from busdma.errors import DeadlineExpired, WaitCancelled
+from busdma.tracebacks import hidden
+
+__tracebackhide__ = hidden
 
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,6 +44,20 @@ data[7] = 1
 map.sync(busdma.POSTWRITE)
 map.unload()
 """
+WITHIN = """
+import busdma
+
+machine = busdma.open("sim:pc-isa")
+map = machine.devices["aha0"].tag.derive("data", maxsize=16).create_map()
+
+async def inner():
+    await map.load(bytearray(100))
+
+async def outer():
+    await inner()
+
+machine.run(outer)
+"""
 
 
 @pytest.fixture(name="cli")
@@ -77,6 +93,7 @@ def test_a_sound_script_as_json(cli: Cli, script: Script) -> None:
         "errors": [],
         "script": str(path),
         "machines": [{"machine": "sim:pc-isa", "findings": []}],
+        "unchecked": [],
         "findings": 0,
         "error": None,
     }
@@ -123,20 +140,47 @@ def test_every_machine_that_was_opened_is_closed(cli: Cli, script: Script, monke
         return tell(machine)
 
     monkeypatch.setattr(busdma.machines, "_opened", remember)
-    cli("check", script("import busdma\nbusdma.open()\nbusdma.open('sim:sparc')\n1 / 0\n"))
-    assert [machine.closed for machine in opened] == [True, True]
+    cli("check", script("import busdma\nbusdma.open()\nbusdma.open('sim:sparc', check=False)\n1 / 0\n"))
+    assert [(machine.closed, machine.checker is None) for machine in opened] == [(True, False), (True, True)]
     assert busdma.machines.opened_checked is None  # and later ones are nobody's
 
 
 def test_a_machine_can_be_left_out(cli: Cli, script: Script) -> None:
-    text = UNSOUND.replace('"sim:pc-isa"', '"sim:pc-isa", check=False') + "machine.close()\n"
+    text = f"{SOUND}\nbusdma.open('sim:sparc', check=False)\n"
+    done = cli("check", script(text))
+    assert (done.status, done.err) == (0, "")
+    assert done.out.splitlines()[1:] == ["sim:pc-isa: nothing found", "1 machine was opened with check=False"]
     document = cli("check", "--json", script(text)).document
-    assert (document["machines"], document["findings"]) == ([], 0)
+    assert [machine["machine"] for machine in document["machines"]] == ["sim:pc-isa"]
+    assert (document["unchecked"], document["findings"]) == (["sim:sparc"], 0)
 
 
-def test_a_script_without_a_machine_is_told(cli: Cli, script: Script) -> None:
-    done = cli("check", script("print('hello')"))
-    assert (done.status, done.out) == (0, "hello\nno machine was opened: nothing was checked\n")
+@pytest.mark.parametrize(
+    ("text", "words", "unchecked"),
+    [
+        ("print('hello')", "no machine was opened", []),
+        ("import busdma\nbusdma.open(check=False)", "1 machine was opened with check=False", ["sim:pc-isa"]),
+        (
+            "import busdma\nbusdma.open(check=False).close()\nbusdma.open('sim:mips', check=False)",
+            "2 machines were opened with check=False",
+            ["sim:pc-isa", "sim:mips"],
+        ),
+    ],
+)
+def test_to_have_checked_nothing_is_a_failure(
+    cli: Cli, script: Script, text: str, words: str, unchecked: list[str]
+) -> None:
+    path = script(text)
+    done = cli("check", path)
+    assert (done.status, done.err) == (1, f"busdma check: NothingChecked: {words}: nothing was checked\n")
+    document = cli("check", "--json", path).document
+    assert (document["machines"], document["unchecked"], document["error"]) == ([], unchecked, None)
+
+
+def test_a_script_that_failed_before_it_opened_a_machine_is_told_that_alone(cli: Cli, script: Script) -> None:
+    done = cli("check", "--json", script("raise SystemExit(3)"))
+    assert done.status == 3
+    assert [error["error"] for error in done.document["errors"]] == ["Exited"]
 
 
 def test_it_runs_as_main_with_its_arguments_and_its_neighbours(cli: Cli, script: Script, tmp_path: Path) -> None:
@@ -178,12 +222,82 @@ def test_a_script_that_is_no_python(cli: Cli, script: Script) -> None:
     assert "busdma check: SyntaxError: " in done.err
 
 
-def test_a_script_that_is_not_there(cli: Cli, tmp_path: Path) -> None:
-    done = cli("check", "--json", tmp_path / "none.py")
+def test_what_carries_a_coroutine_is_no_part_of_its_traceback(cli: Cli, script: Script) -> None:
+    path = script(WITHIN)
+    done = cli("check", path)
     assert done.status == 1
-    (error,) = done.document["errors"]
-    assert error["error"] == "ConfigurationError"
-    assert "there is no script" in error["message"]
+    lines = WITHIN.splitlines()
+    inner, outer = (lines.index(f"    await {call}") + 1 for call in ("map.load(bytearray(100))", "inner()"))
+    lines = [line for line in done.err.splitlines() if line.startswith("  File ")]
+    head = f'  File "{path}", line '
+    assert lines[1:3] == [f"{head}{outer}, in outer", f"{head}{inner}, in inner"]
+    assert lines[0].startswith(head)
+    assert len(lines) > 3  # what went on inside the last call of the script
+    assert not any(line.startswith(head) for line in lines[3:])
+
+
+def test_a_wrong_word_in_a_neighbour_is_told_with_the_line_that_imports_it(
+    cli: Cli, script: Script, tmp_path: Path
+) -> None:
+    (tmp_path / "wrong_neighbour_of_the_script.py").write_text("a wrong word\n")
+    path = script("\nimport wrong_neighbour_of_the_script\n")
+    done = cli("check", path)
+    assert done.status == 1
+    assert f'  File "{path}", line 2, in <module>\n' in done.err
+    assert 'wrong_neighbour_of_the_script.py", line 1\n' in done.err
+
+
+def test_a_directory_with_a_main_module(cli: Cli, tmp_path: Path) -> None:
+    main = tmp_path / "__main__.py"
+    main.write_text(SOUND)
+    assert cli("check", tmp_path).out == "b'0123456789abcdef'\nsim:pc-isa: nothing found\n"
+    main.write_text("1 / 0\n")
+    done = cli("check", tmp_path)
+    assert done.status == 1
+    assert done.err.splitlines()[:2] == ["Traceback (most recent call last):", f'  File "{main}", line 1, in <module>']
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("none.py", "there is no script '{}': give the name of a Python file"),
+        ("folder", "'{}' is a directory; give a file"),
+        ("pipe", "'{}' is a device or a pipe; copy what it holds into a file first"),
+        ("archive.zip", "cannot run '{}': can't find '__main__' module in '{}'; give a Python file"),
+    ],
+)
+def test_a_script_that_is_none(cli: Cli, tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        archive.writestr("other.py", "")
+    path = tmp_path / name
+    done = cli("check", "--json", path)
+    assert done.status == 1
+    message = words.replace("{}", str(path))
+    assert done.document["errors"] == [{"error": "ConfigurationError", "message": message}]
+    assert done.err == f"busdma check: ConfigurationError: {message}\n"
+
+
+def test_a_script_that_cannot_be_read(cli: Cli, script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    path = script(SOUND)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        done = cli("check", path)
+    assert done.status == 1
+    message = f"cannot read '{path}': Permission denied; give a readable file"
+    assert (done.out, done.err) == ("", f"busdma check: ConfigurationError: {message}\n")
+
+
+def test_a_script_with_a_nul_byte(cli: Cli, script: Script) -> None:
+    done = cli("check", script("print(1)\0\n"))  # a SyntaxError or, by Python's version, a ValueError
+    assert done.status == 1
+    assert "null bytes" in done.err
+    assert "Traceback" not in done.err
+    assert "File" not in done.err
 
 
 @pytest.mark.parametrize(
@@ -222,7 +336,9 @@ def test_help_and_usage(cli: Cli) -> None:
     assert (done.status, done.err) == (0, "")
     assert "--json" in done.out
     assert "SCRIPT" in done.out
-    assert cli("check").status == 2
+    done = cli("check")
+    assert done.status == 2
+    assert done.err.endswith("required: SCRIPT\n")
 
 
 def test_as_a_program(script: Script) -> None:

@@ -127,7 +127,9 @@ def test_a_request_at_an_odd_offset_needs_17_pages(busdma: Cli, file: Path) -> N
     few = busdma("matrix", file, "--bounce-pages", 3, "--json")
     assert few.status == 1
     assert only_row(few)["verified"] is False
-    assert few.document["errors"][0]["error"] == "MappingRefused"
+    error = few.document["errors"][0]
+    assert error["error"] == "MappingRefused"
+    assert error["message"].startswith("sim:pc-isa?bounce=3 aha1542: cannot load ")
 
 
 def test_windows_join_without_a_seam(busdma: Cli, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +198,7 @@ def test_one_wrong_byte_is_found(busdma: Cli, file: Path, monkeypatch: pytest.Mo
     assert row["sha256"] == hashlib.sha256(wrong).hexdigest()
     (error,) = done.document["errors"]
     assert error["error"] == "Mismatch"
-    assert "aha1:0 of sim:pc-isa" in error["message"]
+    assert error["message"].startswith("sim:pc-isa aha1542: aha1:0 did not give back")
     assert f"from byte {bad} on" in error["message"]
     assert error["message"] in done.err
 
@@ -229,7 +231,7 @@ def test_a_leak_is_a_failure(busdma: Cli, file: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(Machine, "leaks", lambda self: ["map '7' of tag pc/isa is loaded"])
     done = busdma("matrix", file)
     assert done.status == 1
-    assert "Leak: map '7' of tag pc/isa is loaded after aha1542 was stopped" in done.err
+    assert "Leak: sim:pc-isa aha1542: map '7' of tag pc/isa is loaded after aha1542 was stopped" in done.err
     assert " NO " in done.out
 
 
@@ -243,7 +245,7 @@ def test_a_buffer_that_is_not_freed_is_a_leak(busdma: Cli, file: Path, monkeypat
     monkeypatch.setattr(job.Job, "_copy", forgetful)
     done = busdma("matrix", file)
     assert done.status == 1
-    assert "Leak: 2 kernel frames were not freed" in done.err
+    assert "Leak: sim:pc-isa aha1542: 2 kernel frames were not freed" in done.err
 
 
 def test_a_file_that_changes_meanwhile(busdma: Cli, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,6 +327,10 @@ def test_a_disk_that_is_too_small_and_the_advice(busdma: Cli, tmp_path: Path) ->
         (("--machine", "sim:pc-isa?seed=x"), "seed=x is not a number"),
         (("--bounce-pages", "0"), "bounce=0 is too small"),
         (("--images", "nowhere"), "--images nowhere: there is no such folder; make it first"),
+        (("--images", __file__), f"--images {__file__}: it is not a folder; name one"),
+        (("--machine", "pc-isa"), "no machine matches 'pc-isa'; did you mean 'sim:pc-isa'?"),
+        (("--machine", "sim:pc-isa?bounce"), "sim:pc-isa?bounce: options are written ?name=value&name=value"),
+        (("--machine", "sim:pc-isa?bounce=2&bounce=3"), "option bounce is given twice; give it once"),
     ],
 )
 def test_machines_that_do_not_exist(busdma: Cli, file: Path, options: tuple[str, ...], words: str) -> None:

@@ -26,18 +26,25 @@ BUSDMA = [sys.executable, "-m", "busdma"]
 def test_machines(cli: Cli) -> None:
     done = cli("machines")
     assert done.status == 0
-    head, *rows = done.out.splitlines()
+    table, options = done.out.split("\n\n")
+    head, *rows = table.splitlines()
     assert head.split() == ["spec", "available", "buses", "drivers", "what"]
     assert ["sim:pc-isa", "yes", "isa", "aha1542,des"] in [row.split()[:4] for row in rows]
     assert [row.split()[0] for row in rows] == list(busdma.machines.specs())
+    by_name = {line.split()[0]: line.split()[1:] for line in options.splitlines()[1:]}
+    assert by_name["sim:*"] == ["bounce=128", "disk_mib=64", "images=", "seed=1"]
+    assert by_name["sim:sparc"] == ["dvma=64", "strict=0"]
+    assert "sim:pc-isa" not in by_name  # which has no others
 
 
 def test_machines_as_json(cli: Cli) -> None:
     machines = {machine["spec"]: machine for machine in cli("machines", "--json").document["machines"]}
     assert list(machines) == list(busdma.machines.specs())
     machine = machines["sim:pc-isa"]
-    assert set(machine) == {"spec", "available", "why_not", "buses", "drivers", "what"}
+    assert set(machine) == {"spec", "available", "why_not", "buses", "drivers", "options", "what"}
     assert machine["available"] is True
+    assert machine["options"] == {"bounce": "128", "disk_mib": "64", "images": "", "seed": "1"}
+    assert machines["sim:x86-64?iommu=on"]["options"]["iommu"] == "off"
     assert machine["buses"] == ["isa"]
     assert machine["drivers"] == ["aha1542", "des"]
 
@@ -50,6 +57,7 @@ def test_a_machine_that_cannot_be_opened_says_why(cli: Cli, monkeypatch: pytest.
     (found,) = [m for m in done.document["machines"] if m["spec"] == "sim:none"]
     assert found["available"] is False
     assert "no_such_back_end" in found["why_not"]
+    assert found["options"] == {}
 
 
 @pytest.fixture
@@ -68,6 +76,15 @@ def test_select() -> None:
         select("sim:pc-isa?bounce=9&seed")
     with pytest.raises(ConfigurationError, match="there are: sim:pc-isa"):
         select("qemu:*")
+    assert select("sim:*?") == list(busdma.machines.specs())  # a glob that ends in any character
+    for written in ("sim:pc-isa?bounce", "sim:pc-isa?", "sim:pc*?bounce", "sim:pc-isa?=3", "sim:pc-isa?seed=1&"):
+        with pytest.raises(ConfigurationError, match=r"^sim:.*: options are written \?name=value&name=value$"):
+            select(written)
+    for misspelt in ("pc-isa", "pc-isa?seed=3", "sim:pc-is??", "sim:pcisa"):
+        with pytest.raises(ConfigurationError, match=r"no machine matches .*; did you mean 'sim:pc-isa'\?$"):
+            select(misspelt)
+    with pytest.raises(ConfigurationError, match="option seed is given twice; give it once"):
+        select("sim:*?seed=1&seed=2")
 
 
 def test_with_option() -> None:
@@ -81,7 +98,8 @@ def test_explain(busdma: Cli) -> None:
     lines = done.out.splitlines()
     assert lines[0] == "kernel buffer 0x00010064, 20000 bytes"
     assert lines[1].startswith("through tag pc/isa/explain: ")
-    assert len(lines) == 2 + 5
+    assert len(lines) == 2 + 5 + 1
+    assert lines[-1] == "with the limits of the bus; --driver adds what the driver of aha0 says of the device"
     assert any("bounce: above lowaddr 0xffffff, set by tag 'isa'" in line for line in lines)
 
 
@@ -96,6 +114,38 @@ def test_explain_as_json(busdma: Cli) -> None:
         assert (page["mechanism"] == "direct") is (page["reason"] == "")
         assert (page["bus_address"] is None) is (page["mechanism"] != "direct")
         assert page["bus_address"] is None or page["bus_address"] < 8 << 20
+
+
+def test_explain_with_what_the_driver_knows(busdma: Cli) -> None:
+    argv = ("explain", "--machine", "sim:x86-64", "--device", "edu0", "--size", "4k", "--json")
+    of_the_bus, of_the_driver = busdma(*argv).document, busdma(*argv, "--driver").document
+    assert (of_the_bus["driver"], of_the_driver["driver"]) == (None, "edu")
+    assert [page["mechanism"] for page in of_the_bus["explanation"]["pages"]] == ["direct"]
+    assert of_the_bus["explanation"]["pages"][0]["bus_address"] >= 1 << 28  # which edu0 cannot put on its wires
+    assert of_the_driver["explanation"]["tag"] == "pc/pci0/edu0/data/explain"
+    (page,) = of_the_driver["explanation"]["pages"]
+    assert (page["mechanism"], page["reason"]) == ("bounce", "above lowaddr 0xfffffff, set by tag 'data'")
+    assert "--driver adds" not in busdma(*argv[:-1], "--driver").out
+
+
+def test_explain_lets_nobody_widen_the_limits_of_the_driver(busdma: Cli) -> None:
+    argv = ("explain", "--machine", "sim:x86-64", "--device", "edu0", "--driver", "--json")
+    (error,) = busdma(*argv, "--lowaddr", "0xffffffff").document["errors"]
+    assert error["error"] == "ConstraintError"
+    assert "wider than its parent's 0xfffffff, set by tag 'data'" in error["message"]
+    narrower = busdma(*argv, "--maxsize", "512", "--size", "4k").document["explanation"]
+    assert narrower["verdict"] == "refused: longer than maxsize 512, set by tag 'explain'"
+
+
+@pytest.mark.parametrize("spec", busdma.machines.specs())
+def test_explain_through_every_driver(cli: Cli, spec: str) -> None:
+    with busdma.open(spec) as machine:
+        devices = list(machine.devices)
+    for device in devices:
+        argv = ("explain", "--machine", spec, "--device", device, "--driver", "--size", "512", "--json")
+        explanation = cli(*argv).document["explanation"]
+        assert f"/{device}/" in explanation["tag"]
+        assert not any(page["mechanism"] == "refused" for page in explanation["pages"])
 
 
 def test_explain_depends_on_the_seed_alone(busdma: Cli) -> None:
@@ -195,10 +245,16 @@ def test_bench_strict_fails_for_a_missed_target(cli: Cli, benchmark: list[bool])
 def test_help_and_version(busdma: Cli) -> None:
     assert busdma("--help").out.startswith("usage: busdma ")
     assert busdma("--version").out.startswith("busdma ")
-    for verb in ("machines", "matrix", "explain", "bench"):
+    for verb in ("machines", "matrix", "explain", "check", "bench"):
         done = busdma(verb, "--help")
         assert (done.status, done.err) == (0, "")
         assert "--json" in done.out
+
+
+@pytest.mark.parametrize("verb", ["machines", "matrix", "explain", "check", "bench"])
+def test_help_fits_a_terminal(busdma: Cli, monkeypatch: pytest.MonkeyPatch, verb: str) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert max(map(len, busdma(verb, "--help").out.splitlines())) < 80
 
 
 @pytest.mark.parametrize("argv", [(), ("fly",), ("bench",), ("bench", "none"), ("explain", "--size", "big")])

@@ -100,6 +100,27 @@ def no_right(machine: SmallMachine) -> object:
     return Uio(process, [(shown.address, 100)])
 
 
+def foreign(machine: SmallMachine) -> object:
+    """Memory of the kernel of another machine."""
+    return SmallMachine().kernel.allocate(100)
+
+
+def foreign_element(machine: SmallMachine) -> object:
+    """A list with a few bytes of another machine's process in it."""
+    process = SmallMachine().space("cp")
+    return BufferList([machine.low(10), *Uio(process, [(process.allocate(100).address, 100)]).elements()])
+
+
+def foreign_memory(machine: SmallMachine) -> object:
+    """Another machine's DMA-safe memory."""
+    return SmallMachine().root.alloc(100)
+
+
+def foreign_pages(machine: SmallMachine) -> object:
+    """Another machine's pages, mapped nowhere."""
+    return PageArray.allocate(SmallMachine().domain, 100)
+
+
 CASES: list[tuple[Callable[[SmallMachine], object], type[DriverError], str]] = [
     (mbuf_cycle, DriverError, r"a cycle: .* is in the chain twice; end the chain with next = None"),
     (ccb_cycle, DriverError, "it refers to itself, or more than 16 deep; let its data lead to memory"),
@@ -111,6 +132,10 @@ CASES: list[tuple[Callable[[SmallMachine], object], type[DriverError], str]] = [
     (hole, BufferGone, "nothing is mapped at .*, 4096 bytes into it; give a range within one allocation"),
     (late_hole, BufferGone, "it was released; allocate another"),
     (torn_table, BufferGone, "its page 1 is not mapped; give memory that is"),
+    (foreign, DriverError, "it is memory of another machine; allocate it on the one of the tag"),
+    (foreign_element, DriverError, "it is memory of another machine; allocate it on the one of the tag"),
+    (foreign_memory, DriverError, "it is memory of another machine; allocate it on the one of the tag"),
+    (foreign_pages, DriverError, "it is memory of another machine; allocate it on the one of the tag"),
     (no_right, DriverError, "is read-only there: make the uio with writable=False and load it to the device"),
 ]
 

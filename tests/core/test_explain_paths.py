@@ -235,7 +235,7 @@ def test_by_remap_because_of_one_page() -> None:
     machine = Behind("direct", "mapped")
     said = machine.bus.explain(pages_at(machine, 3, 300))
     assert list(fates(said)) == [("remap", "goes the way of the rest of the buffer"), ("remap", OUTSIDE)]
-    assert said.verdict == "1 segments, nothing bounced, through 2 bus pages of tables"
+    assert said.verdict == "1 segment, nothing bounced, through 2 bus pages of tables"
 
 
 def test_by_remap_because_of_too_many_segments() -> None:

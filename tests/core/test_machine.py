@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import busdma
 from busdma.errors import ConfigurationError, DriverError
 from busdma.machine.spec import parse
+from busdma.machines import MACHINES, options_of
 from busdma.runtime import NAMES, by_name
 
 
@@ -21,12 +24,36 @@ from busdma.runtime import NAMES, by_name
         ("sim:pc-isa?bounce=-1", "too small"),
         ("sim:pc-isa?colour=red", "no option colour; there are: bounce, disk_mib, images, seed"),
         ("sim:pc-isa?bounce", "options are written [?]name=value"),
+        ("sim:pc-isa?", "options are written [?]name=value"),
+        ("sim:pc-isa?=17", "options are written [?]name=value"),
+        ("sim:pc-isa?bounce=20&bounce=30", "option bounce is given twice; give it once"),
+        ("sim:pc-isa?images=/dev/null", "images=/dev/null: it is not a folder; name one"),
         ("sim:pc-isa?images=/there/is/no/such/folder", "there is no such folder"),
     ],
 )
 def test_bad_specs(spec: str, message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         busdma.open(spec)
+
+
+@pytest.mark.parametrize("spec", [None, 7, b"sim:pc-isa"])
+def test_no_spec(spec: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"is no spec of a machine: give a string such as 'sim:pc-isa'"):
+        busdma.open(spec)
+
+
+def test_quoted_characters_of_a_spec() -> None:
+    name, options = parse("sim:pc-isa?images=a%26b+c%3D")
+    assert (name, options.text("images", "")) == ("sim:pc-isa", "a&b c=")
+
+
+def test_options_are_those_that_the_machine_asks_for() -> None:
+    assert options_of("sim:pc-isa") == {"seed": "1", "bounce": "128", "images": "", "disk_mib": "64"}
+    for name in MACHINES:
+        found = options_of(name)
+        busdma.open(f"{name}?{'&'.join(f'{option}={value}' for option, value in found.items())}").close()
+        with pytest.raises(ConfigurationError, match=f"there are: {', '.join(sorted(found))}$"):
+            busdma.open(name, nothing=1)
 
 
 def test_options_by_keyword_win() -> None:

@@ -131,7 +131,7 @@ def test_beyond_the_window(pool: MbufPool) -> None:
     for data, offset in ((b"x", 3), (b"x", -1), (b"abcd", 0)):
         with pytest.raises(DriverError, match="do not fit its window"):
             mbuf.write(data, offset)
-    with pytest.raises(DriverError, match="not inside it"):
+    with pytest.raises(DriverError, match="are not inside"):
         mbuf.read(2, 2)
     with pytest.raises(DriverError, match="no room for 212 bytes more, only for 211"):
         mbuf.append(bytes(212))
@@ -245,7 +245,7 @@ def test_a_cycle_is_named(pool: MbufPool) -> None:
 def test_reading_beyond_the_end(pool: MbufPool) -> None:
     chain = pool.chain_of(bytes(300))
     for offset, length in ((301, None), (0, 301), (-1, 1), (1, -1)):
-        with pytest.raises(DriverError, match="not inside it"):
+        with pytest.raises(DriverError, match="are not inside"):
             chain.read(offset, length)
     with pytest.raises(DriverError, match="cannot trim 301 bytes"):
         chain.adjust(-301)

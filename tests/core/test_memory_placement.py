@@ -145,7 +145,7 @@ def _tag(**limits: int) -> Callable[[SmallMachine], object]:
         (
             lambda small: small.isa.derive("d", maxsize=PAGE).alloc(PAGE + 1),
             ConstraintError,
-            "its maxsize is 4096; ask for one byte or more, up to that",
+            "ask for one byte or more, up to its maxsize 4096",
         ),
         (
             lambda small: small.isa.derive("d", boundary=PAGE, nsegments=2).alloc(2 * PAGE + 1),

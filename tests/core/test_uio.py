@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any, cast
 
 import pytest
 
@@ -76,7 +77,7 @@ def test_a_range_that_wraps_around(small: SmallMachine, place: tuple[int, int]) 
 
 @pytest.mark.parametrize("place", [(-1, 4), (4, -1)])
 def test_what_is_no_range(small: SmallMachine, place: tuple[int, int]) -> None:
-    with pytest.raises(DriverError, match="is no range of addresses"):
+    with pytest.raises(DriverError, match="is no range: give no negative numbers"):
         Uio(small.space("cp"), [place])
 
 
@@ -166,3 +167,11 @@ def test_in_a_kernel_of_small_reach_its_pages_bounce(small: SmallMachine) -> Non
     tag = small.isa.derive("tiny", maxsize=PAGE)
     with pytest.raises(MappingRefused, match=f"cannot load a uio of kernel, 2 ranges, {PAGE + 8} bytes .* longer than"):
         tag.create_map().load_nowait(uio)
+
+
+def test_what_is_no_uio() -> None:
+    machine = SmallMachine()
+    with pytest.raises(DriverError, match=r"lies in an address space, not in .*: give machine\.kernel or a process"):
+        Uio(cast(Any, machine), [(0, 5)])
+    with pytest.raises(DriverError, match="a uio of 'kernel': give pairs of address and length"):
+        Uio(machine.kernel, cast(Any, [5]))

@@ -216,7 +216,7 @@ def test_7_too_many_segments_leave_nothing_to_clean_up(windows: tuple[str, ...])
             map.load_nowait(buffer)
         assert (map.state, len(map.segments), map.buffer) == (State.IDLE, 0, None)
         assert machine.pool.active == sum(zone.active for zone in machine.domain.zones) == 0
-        with pytest.raises(MapStateError, match="nothing is loaded"):
+        with pytest.raises(MapStateError, match="it is not loaded"):
             map.unload()
     assert sum(length for _, length in map.load_nowait(machine.low(2 * PAGE))) == 2 * PAGE
 

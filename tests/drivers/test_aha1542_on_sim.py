@@ -452,7 +452,7 @@ def test_more_requests_than_ccbs(two: Rig) -> None:
 
 @pytest.mark.parametrize(
     ("lba", "length", "words"),
-    [(0, 65536 + 512, "split it"), (0, 100, "whole blocks"), (BLOCKS, 512, "within its"), (-1, 512, "within its")],
+    [(0, 65536 + 512, "split it"), (0, 100, "whole blocks"), (BLOCKS, 512, "stay within"), (-1, 512, "stay within")],
 )
 def test_requests_that_are_refused(rig: Rig, lba: int, length: int, words: str) -> None:
     async def main() -> None:

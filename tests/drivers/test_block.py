@@ -125,7 +125,13 @@ def test_what_cannot_be_asked(length: int, direction: Direction, options: dict[s
 
 @pytest.mark.parametrize(
     ("lba", "length", "words"),
-    [(0, 0, "whole"), (0, 17, "whole"), (0, 80, "split it"), (3, 32, "within its 4"), (-1, 16, "within")],
+    [
+        (0, 0, "whole"),
+        (0, 17, "whole"),
+        (0, 80, "split it"),
+        (3, 32, "blocks 0..3, and not all of 3..4"),
+        (-1, 16, "stay within"),
+    ],
 )
 def test_what_one_request_cannot_do(lba: int, length: int, words: str) -> None:
     with pytest.raises(DriverError, match=words):

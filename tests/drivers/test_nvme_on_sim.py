@@ -166,7 +166,7 @@ def test_ordinary_memory_and_buffers_that_cannot_be_used(rig: Rig) -> None:
 
 @pytest.mark.parametrize(
     ("lba", "length", "words"),
-    [(0, 131072 + 512, "split it"), (0, 100, "whole blocks"), (BLOCKS, 512, "within its"), (-1, 512, "within its")],
+    [(0, 131072 + 512, "split it"), (0, 100, "whole blocks"), (BLOCKS, 512, "stay within"), (-1, 512, "stay within")],
 )
 def test_requests_that_are_refused(rig: Rig, lba: int, length: int, words: str) -> None:
     async def main() -> None:

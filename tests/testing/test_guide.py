@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -36,10 +37,11 @@ def text(done: pytest.RunResult) -> str:
 
 @pytest.fixture
 def guide(pytester: pytest.Pytester) -> pytest.Pytester:
-    """The two files of docs/testing.md."""
+    """The three files of docs/testing.md, in a folder of their own, which is not on the path."""
     driver, test = blocks("python")
+    (ini,) = blocks("ini")
     pytester.makepyfile(echo=driver, test_echo=test)
-    pytester.makeini("[pytest]")
+    (pytester.path / "pytest.ini").write_text(ini, encoding="utf-8")
     return pytester
 
 
@@ -47,6 +49,16 @@ def test_the_examples_of_the_guide_work(guide: pytest.Pytester) -> None:
     done = guide.runpytest_subprocess(*QUIET, "-v")
     done.assert_outcomes(passed=8)
     assert "test_echo.py::test_what_goes_in_comes_out[sim:x86-64?iommu=on-4096] PASSED" in text(done)
+
+
+def test_the_examples_need_no_more_than_their_folder(guide: pytest.Pytester) -> None:
+    """Nothing else brings it to Python's path: neither how pytest imports a test, nor how it was called."""
+    command = [sys.executable, "-P", "-m", "pytest", "--import-mode=importlib", *QUIET]
+    done = subprocess.run(command, cwd=guide.path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+    (guide.path / "pytest.ini").write_text("[pytest]\n", encoding="utf-8")
+    done = subprocess.run(command, cwd=guide.path, capture_output=True, text=True, check=False)
+    assert "No module named 'echo'" in done.stdout
 
 
 def test_what_the_guide_shows(guide: pytest.Pytester) -> None:

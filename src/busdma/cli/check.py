@@ -9,15 +9,20 @@ import sys
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final
 
 import busdma.machines
+from busdma.cli.files import open_file
 from busdma.cli.output import Output
 from busdma.errors import BusdmaError, ConfigurationError
 from busdma.machine.machine import Machine
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
+
+CARRIERS: Final = ("busdma.runtime.", "busdma.machine.machine", "busdma.faces")  #: no news in a traceback
 
 
 class Found(BusdmaError):
@@ -28,31 +33,37 @@ class Exited(BusdmaError):
     """The script said itself that it failed."""
 
 
+class NothingChecked(BusdmaError):
+    """The script opened no machine, or none that was to be checked."""
+
+
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb."""
     parser = verbs.add_parser(
         "check",
         help="run a driver script under the DMA checker",
-        description="Run SCRIPT as python would, with every machine that it opens under the DMA checker: CPU and\n"
-        "devices see different bytes until the right sync, and what goes wrong is told by name. A machine that SCRIPT\n"
+        description="Run SCRIPT as python would, with every machine that it opens under the DMA checker: CPU and "
+        "devices see different bytes until the right sync, and what goes wrong is told by name. A machine that SCRIPT "
         "leaves switched on is closed at its end. One opened with check=False is not checked.",
-        epilog="Exit status: 0 if SCRIPT ended well and nothing was found; SCRIPT's own if that is not 0; else 1.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Exit status: 0 if SCRIPT ended well, a machine was checked and nothing was found; SCRIPT's own if "
+        "that is not 0; else 1.",
     )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON document; what SCRIPT prints goes to standard error"
     )
-    parser.add_argument("script", metavar="SCRIPT", help="a Python file; it runs as __main__")
-    parser.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER, help="its arguments")
+    parser.add_argument(
+        "script", metavar="SCRIPT", help="a Python file, or a directory with a __main__.py; it runs as __main__"
+    )
+    rest = parser.add_argument("args", metavar="ARGS", nargs=argparse.REMAINDER, help="its arguments")
+    rest.required = False  # until 3.12, argparse calls it missing where only SCRIPT is
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace, output: Output) -> None:
     """Run it, close what it left open, and tell."""
     rows: list[dict[str, Any]] = []
-    output.document = {"script": args.script, "machines": rows, "findings": 0, "error": None}
-    if not os.path.exists(args.script):
-        raise ConfigurationError(f"there is no script {args.script!r}: give the name of a Python file")
+    output.document = {"script": args.script, "machines": rows, "unchecked": [], "findings": 0, "error": None}
+    _look_at(args.script)
     machines: list[Machine] = []
     try:
         with _as_main(args.script, args.args), _watching(machines), redirect_stdout(_out(output)):
@@ -60,20 +71,32 @@ def run(args: argparse.Namespace, output: Output) -> None:
     except SystemExit as end:
         _exited(end, output)
     except Exception as error:
-        traceback.print_exception(error.with_traceback(_from_script(error, args.script)))
-        output.fail(error)
-        output.document["error"] = f"{type(error).__name__}: {error}"
+        _raised(error, args.script, output)
     finally:
         _close(machines, output)
+    unchecked = [machine.spec for machine in machines if machine.checker is None]
+    output.document["unchecked"] = unchecked
     for machine in machines:
-        found = list(machine.checker.findings) if machine.checker is not None else []
+        if machine.checker is None:
+            continue
+        found = machine.checker.findings
         rows.append({"machine": machine.spec, "findings": [finding.as_dict() for finding in found]})
         output.document["findings"] += len(found)
         for finding in found:
             output.fail(Found(f"{machine.spec}: {finding}"))
         output.say(f"{machine.spec}: {len(found) or 'nothing'} found")
-    if not machines:
-        output.say("no machine was opened: nothing was checked")
+    if not rows and not output.errors:
+        output.fail(NothingChecked(f"{_opened(len(unchecked))}: nothing was checked"))
+    elif unchecked:
+        output.say(_opened(len(unchecked)))
+
+
+def _look_at(script: str) -> None:
+    """ConfigurationError for what python could not run."""
+    if not os.path.exists(script):
+        raise ConfigurationError(f"there is no script {script!r}: give the name of a Python file")
+    main = os.path.join(script, "__main__.py")
+    os.close(open_file(main if os.path.exists(main) else script))
 
 
 @contextmanager
@@ -123,11 +146,41 @@ def _close(machines: Sequence[Machine], output: Output) -> None:
                 output.fail(error)
 
 
-def _from_script(error: BaseException, script: str) -> Any:
-    """The traceback without what ran the script; none of a script that could not even be read."""
-    if isinstance(error, SyntaxError):
+def _opened(unchecked: int) -> str:
+    """In words, how many machines were opened that are not checked."""
+    if not unchecked:
+        return "no machine was opened"
+    return f"{unchecked} machine{'s were' if unchecked > 1 else ' was'} opened with check=False"
+
+
+def _raised(error: Exception, script: str, output: Output) -> None:
+    """Tell of an exception: with its traceback if the script had begun, and by what is wrong with SCRIPT if not."""
+    trace = _from_script(error.__traceback__)
+    if trace is not None or isinstance(error, SyntaxError):  # which says itself where
+        traceback.print_exception(error.with_traceback(trace))
+    elif not isinstance(error, BusdmaError):
+        error = ConfigurationError(f"cannot run {script!r}: {error}; give a Python file")
+    output.fail(error)
+    output.document["error"] = f"{type(error).__name__}: {error}"
+
+
+def _from_script(trace: TracebackType | None) -> TracebackType | None:
+    """The traceback from the script's first frame on; what carries its coroutines is left out between its frames."""
+    frames = list(_walk(trace))
+    modules = [frame.tb_frame.f_globals.get("__name__", "") for frame in frames]
+    if "__main__" not in modules:
         return None
-    trace = error.__traceback__
-    while trace is not None and trace.tb_frame.f_code.co_filename != script:
+    first = modules.index("__main__")
+    last = max(at for at, module in enumerate(modules) if not module.startswith("busdma."))
+    kept = [
+        frame for at, frame in enumerate(frames) if at >= first and (at > last or not modules[at].startswith(CARRIERS))
+    ]
+    for frame, inner in pairwise(kept):
+        frame.tb_next = inner
+    return kept[0]
+
+
+def _walk(trace: TracebackType | None) -> Iterator[TracebackType]:
+    while trace is not None:
+        yield trace
         trace = trace.tb_next
-    return trace or error.__traceback__

@@ -32,23 +32,28 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "explain",
         help="how a buffer would map under given limits, and why",
         description="Allocate a buffer on a machine, derive a tag with the given limits from the tag of a device's "
-        "bus, and tell how the buffer would map: page by page, and whose limit decided. Nothing is loaded. That it "
-        "would be refused is an answer too, with exit status 0.",
+        "bus or driver, and tell how the buffer would map: page by page, and whose limit decided. Nothing is loaded. "
+        "That it would be refused is an answer too, with exit status 0.",
         epilog="Numbers are decimal or 0x..., with k, m or g behind them for powers of 1024.",
     )
     parser.add_argument(
         "--machine",
         metavar="SPEC",
         default="sim:pc-isa",
-        help="default: sim:pc-isa; options may follow, as in sim:pc-isa?bounce=17",
+        help="default: sim:pc-isa; options may follow, as in sim:alpha?bounce=17",
     )
     parser.add_argument("--device", metavar="NAME", help="whose bus's tag to begin with; default: the machine's first")
+    parser.add_argument(
+        "--driver",
+        action="store_true",
+        help="begin with the tag that the device's driver makes: it knows what the device itself can do",
+    )
     parser.add_argument("--size", metavar="BYTES", type=number, default=65536, help="of the buffer; default: 64k")
     parser.add_argument(
         "--offset", metavar="BYTES", type=number, default=0, help="where in its first page it begins; default: 0"
     )
     parser.add_argument("--seed", metavar="N", type=number, help="where the machine scatters page frames; default: 1")
-    limits = parser.add_argument_group("limits of the tag; those left out are the bus's")
+    limits = parser.add_argument_group("limits of the tag; those left out are the bus's, or the driver's")
     for name, what in LIMITS.items():
         limits.add_argument(f"--{name}", metavar="N", type=number, help=what)
     limits.add_argument(
@@ -72,11 +77,16 @@ def run(args: argparse.Namespace, output: Output) -> None:
         if device is None:
             raise ConfigurationError(f"{machine.spec} has no device {name!r}; it has: {', '.join(machine.devices)}")
         limits = {limit: getattr(args, limit) for limit in LIMITS}
-        tag = device.tag.derive("explain", **limits, exclude=_holes(args.exclude, machine.domain.frames))
+        parent = machine.driver(name).tag if args.driver else device.tag
+        tag = parent.derive("explain", **limits, exclude=_holes(args.exclude, machine.domain.frames))
         buffer = machine.kernel.allocate(args.size, offset=args.offset)
         explanation = tag.explain(buffer)
-        output.document = {"machine": machine.spec, "device": name, "explanation": explanation.as_dict()}
+        driver = device.driver if args.driver else None
+        found = explanation.as_dict()
+        output.document = {"machine": machine.spec, "device": name, "driver": driver, "explanation": found}
         output.say(str(explanation))
+        if driver is None:
+            output.say(f"with the limits of the bus; --driver adds what the driver of {name} says of the device")
         buffer.free()
 
 

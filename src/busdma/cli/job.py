@@ -18,6 +18,7 @@ from busdma.drivers.block import BlockDevice
 from busdma.drivers.echo import Echo
 from busdma.errors import BusdmaError, ConfigurationError, DeviceFault
 from busdma.machine.machine import Machine
+from busdma.mechanisms.bounce import OPTION
 
 KEPT: Final = ("kernel", "process", "dma-safe")  #: labels of frames that somebody must free
 
@@ -96,10 +97,10 @@ class Job:
         for driver in drivers:
             silent: Mapping[str, DeviceFault] = getattr(driver, "silent", {})
             for name, fault in silent.items():
-                raise DeviceFault(f"disk {name} of {self.machine.spec} could not be used: {fault}") from fault
+                raise DeviceFault(f"disk {name} could not be used: {fault}") from fault
             here: Sequence[Echo] = getattr(driver, "echoes", ())
             if not driver.disks and not here:
-                raise DeviceFault(f"{driver.name} of {self.machine.spec} found no disk: put one on its bus")
+                raise DeviceFault(f"{driver.name} found no disk: put one on its bus")
             disks.extend(driver.disks)
             echoes.extend(here)
         for disk in disks:
@@ -107,8 +108,8 @@ class Job:
             if size > capacity:
                 larger = with_option(self.machine.spec, "disk_mib", -(-size >> 20))  # rounded up
                 raise ConfigurationError(
-                    f"{self.source.path!r} has {size} bytes, and disk {disk.name} of {self.machine.spec} holds "
-                    f"{capacity}: make new, larger disks with --machine '{larger}', or give a smaller file"
+                    f"{self.source.path!r} has {size} bytes, and disk {disk.name} holds {capacity}: "
+                    f"make new, larger disks with --machine '{larger}', or give a smaller file"
                 )
         return disks, echoes
 
@@ -148,8 +149,8 @@ class Job:
             if copy.differs_at is not None or copy.sha256 != self.source.sha256:
                 self._fail(
                     Mismatch(
-                        f"{copy.disk} of {self.machine.spec} did not give back what was written: from byte "
-                        f"{copy.differs_at} on it differs, and its sha256 is {copy.sha256}"
+                        f"{copy.disk} did not give back what was written: from byte {copy.differs_at} on it differs, "
+                        f"and its sha256 is {copy.sha256}"
                     )
                 )
 
@@ -179,7 +180,8 @@ class Job:
     def _fail(self, error: BaseException) -> None:
         self.failed = True
         if not isinstance(error, Interrupted):  # the user knows
-            self.output.fail(error)
+            words = str(error).replace(OPTION, "--bounce-pages ")
+            self.output.fail(error, f"{self.machine.spec} {self.driver}: {words}")
 
 
 def _held(machine: Machine) -> dict[str, int]:

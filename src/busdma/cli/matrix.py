@@ -1,8 +1,9 @@
-"""``busdma matrix FILE``: the main job. FILE through the disks of every machine and back, and what was counted."""
+"""``busdma matrix FILE``: the main job. FILE through the devices of every machine and back, and what was counted."""
 
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,27 +25,37 @@ if TYPE_CHECKING:
 
 COLUMNS: Final = {
     "machine": "spec of the machine",
-    "driver": "whose devices' disks were used, all of them at the same time",
+    "driver": "whose devices FILE went through, all of them at the same time",
     "mechanism": "how the data reached memory, by the page frames that the bus saw touched",
-    "bytes": "of data that crossed the bus, written and read, in whole blocks",
+    "bytes": "of data that crossed the bus, there and back; to and from disks in whole blocks",
     "segments": "in which it crossed: accesses of the devices to data",
     "bounced_pages": "taken from the machine's bounce zones, counted there",
     "deferred": "loads that had to wait for bounce pages, counted there",
-    "sha256": "of what was read back, without the padding; the first 12 digits in the table",
-    "verified": "every disk gave FILE back, and the bus saw all of it go by, there and back",
+    "sha256": "of what came back, without the padding; the first 12 digits in the table",
+    "verified": "every device gave FILE back, and the bus saw all of it go by, there and back",
     "seconds": "on the machine's clock: virtual time, on a simulated machine",
 }
 DIGITS: Final = 12  #: of the checksum in the table
+WIDTH: Final = 78  #: of the help, as argparse has it where a terminal has 80 columns
 
 
 def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the verb."""
-    columns = "\n".join(f"  {name:14}{what}" for name, what in COLUMNS.items())
+    left_out = ", ".join(sorted({name for entry in MACHINES.values() for name in entry.others}))
+    columns = "\n".join(
+        textwrap.fill(what, WIDTH, initial_indent=f"  {name:14}", subsequent_indent=" " * 16)
+        for name, what in COLUMNS.items()
+    )
     parser = verbs.add_parser(
         "matrix",
-        help="the main job: write FILE to the disks of every machine through DMA, read it back, compare",
-        description="Write FILE to the disks of every machine, through each of its drivers, from scattered buffers;\n"
-        "read it back through fresh ones; compare. One row a machine and driver:\n\n" + columns,
+        help="the main job: send FILE through the devices of every machine by DMA and back, compare",
+        description=textwrap.fill(
+            "Send FILE through the devices of every machine by DMA, from scattered buffers; have it back in fresh "
+            "ones; compare. Disks keep it until it is read back; a device that is no disk sends it round. What only "
+            f"brings data in is left out: {left_out}. One row a machine and driver:",
+            WIDTH,
+        )
+        + f"\n\n{columns}",
         epilog="Numbers are decimal or 0x..., with k, m or g behind them for powers of 1024.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -53,7 +64,8 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--machine",
         metavar="GLOB",
         default="*",
-        help="which machines, as listed by `busdma machines`; options may follow, as in sim:pc-isa?disk_mib=200&seed=3",
+        help="which machines, as listed by `busdma machines`; default: all. Options may follow, as in "
+        "'sim:alpha?disk_mib=200&seed=3'",
     )
     parser.add_argument(
         "--runtime",
@@ -103,7 +115,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
                 for finding in machine.checker.findings if machine.checker else ():
                     output.fail(Found(f"{spec}: {finding}"))
             except (BusdmaError, OSError) as error:
-                output.fail(error)
+                words = str(error)
+                output.fail(error, words if words.startswith(spec) else f"{spec}: {words}")
         interrupts.check()
         if rows:
             output.say_table(tuple(COLUMNS), [{**row, "sha256": row["sha256"][:DIGITS]} for row in rows])
@@ -135,7 +148,8 @@ def _switched_on(spec: str, runtime: str, options: Mapping[str, object], check: 
 def _folder(images: str, specs: list[str]) -> Path:
     folder = Path(images)
     if not folder.is_dir():
-        raise ConfigurationError(f"--images {images}: there is no such folder; make it first")
+        why = "it is not a folder; name one" if folder.exists() else "there is no such folder; make it first"
+        raise ConfigurationError(f"--images {images}: {why}")
     if len(specs) > 1:
         raise ConfigurationError(
             f"--images {images}: the images of {len(specs)} machines would overwrite each other; choose one with "

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from busdma.buffers import LinearBuffer
+from busdma.cli.files import open_file, unreadable
 from busdma.drivers.block import BlockDevice, transfer_all
 from busdma.drivers.echo import Echo
 from busdma.errors import ConfigurationError
@@ -35,19 +35,11 @@ class Source:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._fd = open_file(path)
         try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe is refused below, not waited for
-        except OSError as error:
-            raise ConfigurationError(f"cannot read {path!r}: {error.strerror}; give a readable file") from None
-        try:
-            status = os.fstat(self._fd)
-            if stat.S_ISDIR(status.st_mode):
-                raise ConfigurationError(f"{path!r} is a directory; give a file")
-            if not stat.S_ISREG(status.st_mode):
-                raise ConfigurationError(f"{path!r} is a device or a pipe; copy what it holds into a file first")
-            if status.st_size == 0:
+            self.size = os.fstat(self._fd).st_size
+            if self.size == 0:
                 raise ConfigurationError(f"{path!r} is empty: there is nothing to write; give a file of 1 byte or more")
-            self.size = status.st_size
             whole = hashlib.sha256()
             for at, length in spans(self.size, WINDOW):
                 whole.update(self.read(at, length))
@@ -63,7 +55,7 @@ class Source:
             try:
                 piece = os.pread(self._fd, length - len(found), at + len(found))
             except OSError as error:
-                raise ConfigurationError(f"cannot read {self.path!r}: {error.strerror}; give a readable file") from None
+                raise unreadable(self.path, error) from None
             if not piece:
                 raise self.changed()
             found += piece

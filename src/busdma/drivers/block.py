@@ -37,7 +37,8 @@ class BlockDevice(Protocol):
         """Fill `buffer` from block `lba` on; `deadline` in ns of the runtime's clock.
 
         DriverError: refused. DeadlineExpired: the deadline passed before the device was told. DeviceFault: the device
-        failed, or had to be stopped at the deadline. When this returns or raises, the device has let go of the buffer.
+        failed, or had to be stopped at the deadline. When this returns, or raises one of these, the device has let go
+        of the buffer. A command whose context is cancelled goes on: leave its buffer alone until the driver stops.
         """
 
     async def write(self, lba: int, buffer: Data, deadline: int | None = None) -> None:
@@ -50,12 +51,14 @@ class BlockDevice(Protocol):
 def check_request(device: BlockDevice, lba: int, length: int) -> int:
     """How many blocks `length` bytes are. DriverError for what `device` cannot do in one request at block `lba`."""
     if length < 1 or length % device.block_size:
-        raise DriverError(f"{device.name}: {length} bytes are not one or more whole blocks of {device.block_size}")
+        raise DriverError(f"{device.name}: {length} bytes are no whole blocks of {device.block_size}; pad them")
     if length > device.maxio:
         raise DriverError(f"{device.name}: {length} bytes in one request, and maxio is {device.maxio}; split it")
     count = length // device.block_size
     if lba < 0 or lba + count > device.blocks:
-        raise DriverError(f"{device.name}: blocks {lba}..{lba + count - 1} are not all within its {device.blocks}")
+        raise DriverError(
+            f"{device.name}: it has blocks 0..{device.blocks - 1}, and not all of {lba}..{lba + count - 1}; stay within"
+        )
     return count
 
 

@@ -83,6 +83,8 @@ class Host(ABC, Generic[S, U]):
         self._maxio, self._timeout = maxio, timeout
         self._lock = threading.RLock()  # contexts may be OS threads; held briefly, never across an await
         self._open = False  # the controller takes commands
+        self._closed = False  # and will take none any more
+        self._stopping: Channel[None] = Channel(f"the end of {self.name}", [None])  # one stop at a time
         self._held: list[S] = []  # to be started when it does
         self._slots: list[S] = []
         self._units: list[U] = []
@@ -146,7 +148,9 @@ class Host(ABC, Generic[S, U]):
     async def start(self) -> None:
         """Reset the controller and find its disks. DeviceFault if it will not; after a cancelled start, ``stop``."""
         if self._tasks:
-            raise DriverError(f"{self.name} is already started")
+            raise DriverError(f"{self.name} is already started: stop it first")
+        self._closed = False
+        self._trouble = Channel(self._trouble.purpose)  # what an earlier run left there is over
         self._allocate()
         self._context(self._complete, "complete")
         self._context(self._recover, "recover")
@@ -159,25 +163,31 @@ class Host(ABC, Generic[S, U]):
 
     async def stop(self) -> None:
         """End all contexts and reset the controller. What was under way fails; nothing reaches memory any more."""
-        if not self._tasks:
-            return
+        await self._stopping.take(self._runtime)
+        try:
+            if self._tasks:
+                await self._stop()
+        finally:
+            self._stopping.put(None)
+
+    async def _stop(self) -> None:
         stopped = DriverError(f"{self.name} was stopped")
         self._close(stopped)
         for task in self._tasks:
             task.cancel()
             await self._runtime.park(task.done)
         for slot in self._slots:
-            if slot.loaded is not None:
-                slot.map.quarantine()
+            slot.map.abandon()  # if a context that failed has not
         try:
             await self._quiesce()  # if that fails it may still write: maps and control memory stay where they are
+            self.tag.report_idle()  # before their owners are told that these buffers are theirs again
         finally:
             self._fail_in_flight(stopped)
-        self.tag.report_idle()
         for slot in self._slots:
             slot.map.destroy()
+            slot.clear()  # a timer may still mean to try its command again
         self._deallocate()
-        for things in (self._tasks, self._slots, self._units):
+        for things in (self._tasks, self._slots, self._units, self._held):
             things.clear()
 
     def statistics(self) -> dict[str, Any]:
@@ -199,6 +209,8 @@ class Host(ABC, Generic[S, U]):
 
     def _reopen(self) -> None:
         with self._lock:
+            if self._closed:  # while the controller was being reset
+                return
             self._open = True
             held, self._held = self._held, []
             for slot in held:
@@ -209,7 +221,7 @@ class Host(ABC, Generic[S, U]):
     def _close(self, error: Exception) -> None:
         """Serve nothing any more."""
         with self._lock:
-            self._open = False
+            self._open, self._closed = False, True
             for slot in self._slots:
                 if slot.timer is not None:
                     slot.timer.cancel()
@@ -278,12 +290,17 @@ class Host(ABC, Generic[S, U]):
 
     # -- the end of a command -----------------------------------------------------------------------------------------
 
-    def _rest(self, slot: S, delay: int) -> None:
-        """Try the command again in `delay` ns."""
-        assert slot.request is not None
-        self._counts["retries"] += 1
-        slot.resting = True
-        self._runtime.call_at(self._runtime.now() + delay, partial(self._retry, slot, slot.request))
+    def _rest(self, slot: S, delay: int) -> bool:
+        """Try the command again in `delay` ns. False: its time is over meanwhile, end it."""
+        with self._lock:
+            if slot.abort is not None:
+                return False
+            assert slot.request is not None
+            self._counts["retries"] += 1
+            slot.resting = True
+            retry = partial(self._retry, slot, slot.request)
+        self._runtime.call_at(self._runtime.now() + delay, retry)
+        return True
 
     def _retry(self, slot: S, request: Request) -> None:
         with self._lock:

@@ -117,7 +117,11 @@ class MailboxHost(ScsiHost[Ccb]):
         step = self.layout.SLOT
         size = self._ccbs_at + step * self._count
         control = self.tag.derive(name="control", nsegments=1, maxsize=size, maxsegsz=size)
-        self._mail = control.alloc(size)
+        try:
+            self._mail = control.alloc(size)
+        except BaseException:
+            control.destroy()
+            raise
         offsets = range(self._ccbs_at, size - step, step)  # the last one is kept back
         return [Ccb(self.tag.create_map(), offset, self._mail.address + offset) for offset in offsets]
 

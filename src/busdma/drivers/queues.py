@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, Final, Generic, TypeVar
 
 from busdma.drivers.block import Data
-from busdma.errors import DeadlineExpired
+from busdma.errors import DeadlineExpired, DeviceFault
 from busdma.sync import Direction
 from busdma.waiting import PENDING, WOKEN, Runtime, Waiter
 
@@ -190,13 +190,25 @@ class RequestQueue:
         return taken
 
     def put_back(self, requests: Collection[Request]) -> None:
-        """Those of `requests` that are in flight here have to be done again: in their old order, before all others."""
+        """Those of `requests` that are in flight here have to be done again: in their old order, before all others.
+
+        Those whose deadline has passed meanwhile are given up, and all of them if the queue is closed.
+        """
+        over: list[Request] = []
         with self._lock:
-            again = [request for request in self.in_flight if request in requests]
-            for request in reversed(again):
+            now, closed = self._runtime.now(), self.closed
+            for request in reversed([request for request in self.in_flight if request in requests]):
                 self.in_flight.remove(request)
                 request.started = False
-                self._waiting.appendleft(request)
+                if closed is not None or (request.deadline is not None and request.deadline <= now):
+                    over.append(request)
+                else:
+                    self._waiting.appendleft(request)
+        for request in over:
+            if closed is None:
+                self._give_up(request)
+            else:
+                request.done.wake(closed)
         self._notify()
 
     def close(self, error: BaseException) -> None:
@@ -216,7 +228,11 @@ class RequestQueue:
             if request.started:
                 return  # it ends by an abort, after which the buffer is the caller's again
             request.given_up = True
-        request.done.wake(DeadlineExpired(f"{self.name}: the deadline passed before the request was started"))
+        if request.resets:  # part of it may have happened
+            error: Exception = DeviceFault(f"{self.name}: the deadline passed before another try after a reset")
+        else:
+            error = DeadlineExpired(f"{self.name}: the deadline passed before the request was started")
+        request.done.wake(error)
 
     def _notify(self) -> None:
         with self._lock:

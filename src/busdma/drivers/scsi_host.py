@@ -176,9 +176,8 @@ class ScsiHost(Host[S, Unit]):
             crowded = target == scsi.QUEUE_FULL and len(unit.queue.in_flight) > 1  # there is room when others end
             if host == 0 and slot.abort is None and (crowded or request.attempts + 1 < MOST_ATTEMPTS):
                 delay = retry_delay(target, sense)
-                if delay is not None:
-                    request.attempts += not crowded
-                    self._rest(slot, delay)
+                request.attempts += not crowded
+                if delay is not None and self._rest(slot, delay):
                     return
             if host == 0 and succeeded(target, sense) and (residual == 0 or request.buffer is None):
                 result = outcome.reply[: max(0, request.reply - residual)]
@@ -202,6 +201,7 @@ class ScsiHost(Host[S, Unit]):
             with self._lock:
                 if slot.request is not request:
                     continue  # it ended meanwhile
+                # also for one whose end is just being looked at: it is not tried again then
                 slot.abort = answer = Waiter(f"the abort of a command by {self.name}")
                 told, resting = slot.told, slot.resting
                 if told:

@@ -21,6 +21,9 @@ from typing import Final, TypedDict
 
 from busdma.addresses import AddressSet
 from busdma.errors import ConstraintError, DriverError, ResourceShortage, ShortageReason
+from busdma.tracebacks import hidden
+
+__tracebackhide__ = hidden
 
 RESERVED: Final = "reserved"  #: the label of frames that are never given out
 

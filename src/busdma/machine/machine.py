@@ -66,6 +66,8 @@ class Machine:
         self.closed = False
         self.checker: Checker | None = None  #: the DMA checker, on a machine that was opened with ``check=True``
         self._drivers: dict[str, Driver] = {}
+        self._owned: list[OwnedRuntime] = []  # the runtimes of all attachments
+        self._left: list[str] = []  # leaks, when it was closed
         self._at_close: list[Callable[[], object]] = []
         kernel.in_use = domain.in_use
         kernel.refused = domain.refused
@@ -77,6 +79,7 @@ class Machine:
 
     def run(self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """Run a coroutine function as a driver context and return its result; for plain, synchronous code."""
+        __tracebackhide__ = True  # whatever the driver raises
         self._open()
         return self.runtime.run(fn, *args)
 
@@ -121,12 +124,13 @@ class Machine:
             why = f": {self.absent[name]}" if name in self.absent else there
             raise ConfigurationError(f"{self.spec} has no device {name!r}{why}")
         tag = device.tag.derive(name)
+        self._owned.append(OwnedRuntime(self.runtime, tag))
         return Attachment(
             name=device.name,
             tag=tag,
             registers=device.registers,
             interrupt=device.interrupt,
-            runtime=OwnedRuntime(self.runtime, tag),
+            runtime=self._owned[-1],
             properties=device.properties,
             config=device.config,
         )
@@ -145,8 +149,17 @@ class Machine:
         }
 
     def leaks(self) -> list[str]:
-        """Maps that are not idle, one line each."""
-        return self.domain.leaks()
+        """Drivers that were not stopped, maps that are not idle, memory that was not freed, and who waits for a turn.
+
+        One line each. Of a machine that is closed: what it was closed with.
+        """
+        if self.closed:
+            return list(self._left)
+        running = [runtime.tag for runtime in self._owned if runtime.running]
+        found = [f"driver {tag.name} was not stopped" for tag in running]
+        found += self.domain.leaks(besides=running)
+        waiting = self.domain.queue.waiters()
+        return found + [f"{who} still waits" for who in waiting if not any(line.startswith(who) for line in found)]
 
     def allocate(self, length: int, *, offset: int = 0) -> LinearBuffer:
         """A kernel buffer: short for ``machine.kernel.allocate``."""
@@ -163,10 +176,11 @@ class Machine:
     def close(self) -> None:
         """Switch off: devices stop, images are written out. A second time does nothing.
 
-        Buffers are gone, and what is still loaded is forgotten with the machine's memory; `leaks` lists it before.
+        Buffers are gone, and what is still loaded is forgotten with the machine's memory; `leaks` lists it.
         """
         if self.closed:
             return
+        self._left = self.leaks()
         self.closed = True
         for map in list(self.domain.maps()):
             if map.state is State.WAITING:

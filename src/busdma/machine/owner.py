@@ -1,16 +1,20 @@
 """The runtime as one driver sees it: should a context of the driver die, what the driver had loaded is abandoned.
 
-Abandoned maps go into quarantine as far as the device may still own their bytes; see `busdma.tag.Tag.abandon`.
+Abandoned maps go into quarantine as far as the device may still own their bytes; see `busdma.tag.Tag.abandon`. And it
+knows whether the driver runs: a driver has contexts from its start to its stop.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from busdma.errors import WaitCancelled
 from busdma.tag import Tag
-from busdma.waiting import Runtime, Task, Timer, Waiter
+from busdma.waiting import PENDING, Runtime, Task, Timer, Waiter
+
+__tracebackhide__ = True  # it only passes on
 
 T = TypeVar("T")
 
@@ -22,6 +26,19 @@ class OwnedRuntime:
         self.name = runtime.name
         self._runtime = runtime
         self._tag = tag
+        self._lock = threading.Lock()
+        self._contexts: list[Task[Any]] = []  # that were started and, when one was last started, had not ended
+
+    @property
+    def tag(self) -> Tag:
+        """Whose runtime it is."""
+        return self._tag
+
+    @property
+    def running(self) -> bool:
+        """Has a context that was started here not ended?"""
+        with self._lock:
+            return any(task.done.state == PENDING for task in self._contexts)
 
     def start(self, fn: Callable[..., Coroutine[Any, Any, T]], *args: Any, name: str = "") -> Task[T]:
         """As `Runtime.start`; an exception that ends the context abandons the tag."""
@@ -35,7 +52,11 @@ class OwnedRuntime:
                 self._tag.abandon()
                 raise
 
-        return self._runtime.start(owned, name=name or getattr(fn, "__name__", ""))
+        task = self._runtime.start(owned, name=name or getattr(fn, "__name__", ""))
+        with self._lock:
+            self._contexts = [other for other in self._contexts if other.done.state == PENDING]
+            self._contexts.append(task)
+        return task
 
     def now(self) -> int:
         """As `Runtime.now`."""

@@ -28,6 +28,9 @@ from busdma.buffers import Allocation, LinearBuffer
 from busdma.errors import BufferGone, ConstraintError, DriverError, ResourceShortage, ShortageReason
 from busdma.machine.frames import FrameAllocator
 from busdma.segments import ABSENT, Frames
+from busdma.tracebacks import hidden
+
+__tracebackhide__ = hidden
 
 POISON: Final = 0xDB  #: what released memory is filled with, so that a late DMA or a stale read shows
 
@@ -81,7 +84,7 @@ class AddressSpace:
         self.memory = memory
         self.memory_base = frames.base
         self.page_table = array("Q", [ABSENT]) * pages
-        self.frames = Frames(self.page_table)
+        self.frames = Frames(self.page_table, frames)
         self.allocator: Final = frames  #: whose page frames are mapped here
         self.in_use: Callable[[LinearBuffer], str | None] = _never
         self.refused: Callable[[DriverError], object] = _never  #: told of what was to be freed while it is loaded
@@ -313,7 +316,7 @@ class AddressSpace:
         pages = -(-(offset + length) // self.page_size)
         if pages >= len(self._taken):
             raise ResourceShortage(
-                f"space {self.name!r} has {len(self._taken)} pages: {pages} and a guard page never fit",
+                f"space {self.name!r} has {len(self._taken)} pages: {pages} and a guard page never fit; ask for less",
                 ShortageReason.TOO_LARGE,
             )
         if self._gone:

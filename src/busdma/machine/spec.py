@@ -7,9 +7,17 @@
 
 from __future__ import annotations
 
-from urllib.parse import parse_qsl
+from urllib.parse import unquote_plus
 
 from busdma.errors import ConfigurationError
+
+
+class Asked(Exception):
+    """A machine has asked for all its options, and was to do no more. ``defaults``: what holds if they are left out."""
+
+    def __init__(self, defaults: dict[str, str]) -> None:
+        super().__init__(defaults)
+        self.defaults = defaults
 
 
 class Options:
@@ -20,6 +28,7 @@ class Options:
         self._values = dict(values)
         self._asked: dict[str, str] = {}
         self.check = False  #: the machine is to be opened under the checker
+        self.only_ask = False  #: `finish` raises Asked, so that the machine is not opened
 
     def text(self, name: str, default: str) -> str:
         """The option as it stands."""
@@ -41,6 +50,8 @@ class Options:
 
     def finish(self) -> None:
         """ConfigurationError for an option that the machine does not have."""
+        if self.only_ask:
+            raise Asked(dict(self._asked))
         if self._values:
             raise ConfigurationError(
                 f"{self._spec}: no option {', '.join(sorted(self._values))}; "
@@ -49,14 +60,35 @@ class Options:
 
 
 def parse(spec: str, extra: dict[str, object] | None = None) -> tuple[str, Options]:
-    """The machine's name and its options; `extra` ones come from keyword arguments and win."""
-    name, mark, query = spec.partition("?")
-    try:
-        values = dict(parse_qsl(query, keep_blank_values=True, strict_parsing=True)) if mark else {}
-    except ValueError:
-        raise ConfigurationError(f"{spec}: options are written ?name=value&name=value") from None
+    """The machine's name and its options; `extra` ones come from keyword arguments and win.
+
+    ConfigurationError for what is no spec, and for an option that is given twice.
+    """
+    if not isinstance(spec, str):
+        raise ConfigurationError(
+            f"{spec!r} is no spec of a machine: give a string such as 'sim:pc-isa' or 'sim:pc-isa?bounce=17'"
+        )
+    values = {unquote_plus(name): unquote_plus(value) for name, value in written(spec)}
     values |= {key: str(value) for key, value in (extra or {}).items()}
-    return name, Options(spec, values)
+    return spec.partition("?")[0], Options(spec, values)
+
+
+def written(spec: str) -> list[tuple[str, str]]:
+    """The options of `spec` as they stand in it, quoted characters included. ConfigurationError.
+
+    >>> written("sim:pc-isa?bounce=17&seed=3")
+    [('bounce', '17'), ('seed', '3')]
+    """
+    _, mark, query = spec.partition("?")
+    found: dict[str, str] = {}
+    for option in query.split("&") if mark else ():
+        name, equals, value = option.partition("=")
+        if not (name and equals):
+            raise ConfigurationError(f"{spec}: options are written ?name=value&name=value")
+        if name in found:
+            raise ConfigurationError(f"{spec}: option {name} is given twice; give it once")
+        found[name] = value
+    return list(found.items())
 
 
 def with_option(spec: str, name: str, value: object) -> str:

@@ -9,7 +9,7 @@ Source: Thorpe, USENIX 1998, section 2 (bouncing as a non-coherent cache); Gibbs
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Final, cast
 
 from busdma.buffers import Buffer
 from busdma.constraints import Constraints
@@ -20,6 +20,8 @@ from busdma.mechanisms.zone import Run, Zone
 from busdma.pool import Need
 from busdma.segments import NOT_MAPPED, TOO_MANY, Segmenter
 from busdma.sync import Direction
+
+OPTION: Final = "the machine's option bounce="  #: how the errors call what limits a zone; the number follows
 
 
 class BounceNeed:
@@ -175,13 +177,13 @@ class Bounce:
         limit = self._constraints.nsegments
         return (
             f"even one contiguous run has more than {limit.value} segments (nsegments of tag {limit.origin!r}, "
-            f"{self._constraints.segment_size} bytes each)"
+            f"{self._constraints.segment_size} bytes each), so split the transfer"
         )
 
     def _too_many(self, pages: int) -> str:
         return (
             f"{pages} bounce pages needed and {self.zone.name} may hold {self.zone.limit}: raise the zone's limit "
-            "(the machine's option bounce), or split the transfer"
+            f"({OPTION}{pages + self.zone.apart}), or split the transfer"
         )
 
 
@@ -193,8 +195,9 @@ def reserve(zone: Zone, maxsize: int, page: int, limits: Constraints, *, transla
     pages = (maxsize + page - 2) // page + 1
     if pages > zone.limit:
         raise ConstraintError(
-            f"a reserved map of tag {limits.origin!r} needs {pages} bounce pages, and {zone.name} may hold "
-            f"{zone.limit}: derive a tag with a smaller maxsize, or raise the zone's limit"
+            f"a buffer of {maxsize} bytes, wherever it lies, needs {pages} bounce pages, and {zone.name} may hold "
+            f"{zone.limit}{f' besides the {zone.apart} reserved' if zone.apart else ''}: raise the zone's limit "
+            f"({OPTION}{pages + zone.apart}), or derive a tag with a smaller maxsize"
         )
     if translated:
         return zone.split(pages, alignment=page, boundary=0, scattered=True)

@@ -221,7 +221,7 @@ class Composed:
         limit = self.limits.nsegments
         return (
             f"even joined in one contiguous run it has more than {limit.value} segments (nsegments of tag "
-            f"{limit.origin!r}, {self.limits.segment_size} bytes each)"
+            f"{limit.origin!r}, {self.limits.segment_size} bytes each), so split the transfer"
         )
 
     def _cannot_copy(self, plan: Plan, segmenter: Segmenter) -> str:

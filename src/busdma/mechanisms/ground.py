@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from busdma.buffers import Buffer
+from busdma.errors import DriverError
+from busdma.machine.frames import FrameAllocator
 from busdma.mechanisms.coherence import Coherence
 from busdma.pool import PoolQueue
 
 
 class Ground:
-    """`memory`: all RAM; its first byte has the physical address `base`. `page_size`: bytes of a page frame.
+    """`memory`: all RAM, whose page `frames` are handed out; its first byte has the physical address ``frames.base``.
 
     `cache`: who keeps the CPU's copy of memory and the device's apart until a sync, on a machine where DMA does not see
     the caches; `uncached`: all of RAM past them, if the machine has that too.
@@ -16,15 +19,23 @@ class Ground:
     def __init__(
         self,
         memory: memoryview,
-        base: int,
-        page_size: int,
+        frames: FrameAllocator,
         *,
         cache: Coherence | None = None,
         uncached: memoryview | None = None,
     ) -> None:
         self.memory = memory
-        self.base = base
-        self.page_size = page_size
+        self.frames = frames
+        self.base = frames.base
+        self.page_size = frames.page_size
         self.cache = cache
         self.uncached = uncached
         self.queue = PoolQueue()
+
+    def check_home(self, buffer: Buffer) -> None:
+        """DriverError if a linear buffer is memory of another machine: its addresses mean nothing here."""
+        home = buffer.frames.home
+        if home is not self.frames and home is not None:
+            raise DriverError(
+                f"cannot load {buffer.describe()}: it is memory of another machine; allocate it on the one of the tag"
+            )

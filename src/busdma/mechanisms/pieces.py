@@ -34,7 +34,7 @@ class Piece:
 def pieces_of(buffer: Buffer, ground: Ground) -> list[Piece]:
     """All bytes of `buffer`, in order.
 
-    BufferGone: a page of it is not mapped. DriverError: a page frame of it does not exist.
+    BufferGone: a page of it is not mapped. DriverError: a page frame of it does not exist, or is another machine's.
     """
     found: list[Piece] = []
     for part in linear_parts(buffer):
@@ -46,6 +46,7 @@ def pieces_of(buffer: Buffer, ground: Ground) -> list[Piece]:
 
 
 def _walk(part: Buffer, ground: Ground, found: list[Piece]) -> None:
+    ground.check_home(part)
     page = ground.page_size
     uncached = getattr(part, "uncached", False)
     private = getattr(part, "private", False)

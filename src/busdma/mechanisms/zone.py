@@ -59,6 +59,7 @@ class Zone:
         self.queue = queue
         self.reach = reach
         self.limit = limit
+        self.apart = 0  #: pages that were split off: they count no more in the limit
         self.waiting = 0
         self.slots = Slots(limit)
         self.free = 0
@@ -222,6 +223,7 @@ class Zone:
                     part._scarce,
                 )
             self.limit = rest
+            self.apart += pages
             return part
 
     def join(self) -> None:
@@ -229,6 +231,7 @@ class Zone:
         assert self._whole is not None
         with self.queue.lock:
             self._whole.limit += self.limit
+            self._whole.apart -= self.limit
             self.limit = 0
             self._return_chunks(0)
             self.queue.serve()

@@ -17,6 +17,8 @@ from typing import Any
 from busdma.errors import WaitError
 from busdma.runtime.clock import Clock
 
+__tracebackhide__ = True  # it only passes on
+
 
 class Home:
     """The loop of one runtime. `inhabited` says whether any driver lives there."""

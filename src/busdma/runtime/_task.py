@@ -15,6 +15,8 @@ from typing import Any, Final, Generic, TypeVar, cast
 from busdma.errors import ForeignAwait
 from busdma.waiting import CANCELLED, PENDING, WOKEN, Waiter
 
+__tracebackhide__ = True  # it only passes on
+
 T = TypeVar("T")
 
 PARKED: Final = object()  #: what a driver yields when it is suspended in a wait of ours

@@ -19,6 +19,8 @@ from busdma.runtime.carrier import Carrier
 from busdma.runtime.clock import Clock, VirtualClock
 from busdma.waiting import PENDING, Waiter
 
+__tracebackhide__ = True  # it only passes on
+
 
 class AsyncioRuntime(Carrier):
     """Drivers as tasks of one event loop. `clock` None: a new VirtualClock."""

@@ -19,6 +19,8 @@ from busdma.runtime._task import Done, DriverTask, current_task
 from busdma.runtime.clock import Clock
 from busdma.waiting import PENDING, WOKEN, Timer, Waiter
 
+__tracebackhide__ = True  # it only passes on
+
 T = TypeVar("T")
 
 

@@ -21,6 +21,8 @@ from typing import Protocol
 
 from busdma.waiting import Timer
 
+__tracebackhide__ = True  # it only passes on
+
 _FEW = 16  # cancelled timers that may stay in the heap whatever its size
 
 

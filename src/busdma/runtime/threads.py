@@ -19,6 +19,8 @@ from busdma.runtime.carrier import Carrier
 from busdma.runtime.clock import Clock, VirtualClock
 from busdma.waiting import PENDING, Waiter
 
+__tracebackhide__ = True  # it only passes on
+
 _log = logging.getLogger(__name__)
 
 

@@ -19,6 +19,8 @@ from busdma.runtime.carrier import Carrier
 from busdma.runtime.clock import VirtualClock
 from busdma.waiting import Waiter
 
+__tracebackhide__ = True  # it only passes on
+
 
 @types.coroutine
 def _suspended() -> Generator[object, None, None]:

@@ -14,7 +14,7 @@ from busdma.sim.disk import Disk
 
 
 class Images:
-    """Reads its two options; ``close`` it with the machine. ConfigurationError if there is no such folder."""
+    """Reads its two options; ``close`` it with the machine. ConfigurationError if that is no folder."""
 
     def __init__(self, spec: str, options: Options, *, seed: int) -> None:
         self._blocks = options.number("disk_mib", 64, least=1) << 11
@@ -24,7 +24,8 @@ class Images:
         self._scratch: tempfile.TemporaryDirectory[str] | None = None
         self._folder = Path(folder) if folder else None
         if self._folder is not None and not self._folder.is_dir():
-            raise ConfigurationError(f"{spec}: images={folder}: there is no such folder; make it first")
+            why = "it is not a folder; name one" if self._folder.exists() else "there is no such folder; make it first"
+            raise ConfigurationError(f"{spec}: images={folder}: {why}")
 
     @property
     def folder(self) -> Path:

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
@@ -20,11 +19,11 @@ from busdma.machine.machine import Machine
 from busdma.machine.spec import with_option
 from busdma.machines import Entry, select, specs
 from busdma.runtime import NAMES, by_name
+from busdma.testing.marker import Marker, known, read, selected
 
 _MACHINE: Final = pytest.StashKey[Machine]()
 _CHOICE: Final = pytest.StashKey["Choice"]()
 _INTERRUPTED: Final = pytest.StashKey[bool]()
-_MARKER: Final = ("drivers", "buses", "machine", "runtimes", "check")  #: what the marker may say
 SEEDED: Final = "sim"  #: the family of machines that have an option ``seed``
 USUAL: Final = "virtual"  #: the runtime, unless told
 
@@ -61,59 +60,64 @@ class Choice:
 # -- before the tests -------------------------------------------------------------------------------------------------
 
 
-def choices(config: pytest.Config, marks: Iterable[pytest.Mark]) -> list[Choice]:
-    """The machines for a test with these marks, the closest first; one without a spec if none fits."""
-    patterns: list[str] = config.getoption("busdma_machine")
-    narrow = [_checked(mark) for mark in marks]
-    check = next((said["check"] for said in narrow if "check" in said), config.getoption("busdma_check"))
-    drivers = tuple(_words(said["drivers"]) for said in narrow if "drivers" in said)
-    runtimes = _runtimes(narrow, config.getoption("busdma_runtime"))
+def check_options(config: pytest.Config) -> None:
+    """pytest.UsageError for an option that no test could follow."""
+    for pattern in config.getoption("busdma_machine"):
+        _blaming("--busdma-machine", selected, pattern)
+    for name in config.getoption("busdma_runtime"):
+        _blaming("--busdma-runtime", known, name, "runtime", NAMES)
+    seed = config.getoption("busdma_seed")
+    if seed is not None and seed < 0:
+        raise pytest.UsageError(f"--busdma-seed {seed}: give 0 or more")
+
+
+def repeat(metafunc: pytest.Metafunc, fixture: str) -> None:
+    """Have the test run once for every choice that it has. A marker that cannot be meant fails the collection."""
+    definition = metafunc.definition
     try:
-        selected = [spec for pattern in patterns or ["*"] for spec in select(pattern)]
-    except ConfigurationError as error:
-        raise pytest.UsageError(f"--busdma-machine: {error}") from None
+        found = choices(metafunc.config, [read(mark) for mark in definition.iter_markers("busdma")])
+    except pytest.UsageError as error:
+        raise pytest.fail.Exception(f"{definition.nodeid}: {error}", pytrace=False) from None
+    metafunc.parametrize(fixture, found, ids=str, indirect=True)
+
+
+def choices(config: pytest.Config, markers: Sequence[Marker]) -> list[Choice]:
+    """The machines for a test with these markers, the closest first; one without a spec if none fits."""
+    patterns: list[str] = config.getoption("busdma_machine")
+    check = next((each.check for each in markers if each.check is not None), config.getoption("busdma_check"))
+    drivers = tuple(each.drivers for each in markers if each.drivers is not None)
+    option: list[str] = config.getoption("busdma_runtime") or [USUAL]
+    wanted = next((each.runtimes for each in markers if each.runtimes is not None), frozenset(option))
+    runtimes = [name for name in NAMES if name in wanted]
+    seed = config.getoption("busdma_seed")
     found: list[Choice] = []
     missing: list[str] = []
-    for spec in dict.fromkeys(selected):
-        row, entry = _row(spec)
-        fitting = _narrowed(spec, row, entry, narrow)
-        if fitting is None:
-            continue
-        if why_not := entry.why_not():
-            missing.append(f"{fitting} cannot be opened here: {why_not}")
-            if not patterns:
-                continue
-        seed = config.getoption("busdma_seed")
-        found += [Choice(fitting, each, seed, check, drivers, why_not and missing[-1]) for each in runtimes]
+    for spec in dict.fromkeys(spec for pattern in patterns or ["*"] for spec in select(pattern)):
+        line, entry = _line(spec)
+        fitting = [spec]
+        for marker in markers:
+            fitting = [left for each in fitting for left in marker.narrowed(line, each, entry)]
+        why_not = entry.why_not() if fitting else ""
+        for each in fitting:
+            if why_not:
+                missing.append(f"{each} cannot be opened here: {why_not}")
+            if patterns or not why_not:
+                found += [Choice(each, name, seed, check, drivers, why_not and missing[-1]) for name in runtimes]
     if found:
         return list(dict.fromkeys(found))
-    asked = ", ".join(f"{name}={value!r}" for said in narrow for name, value in said.items() if name in _MARKER[:3])
+    asked = ", ".join(each.asked for each in markers if each.asked)
     where = " and ".join(patterns) or "all machines"
     return [Choice("", why_not="; ".join(missing) or f"no machine fits {asked or 'at all'} among {where}")]
 
 
-def _checked(mark: pytest.Mark) -> dict[str, Any]:
-    """What the marker says, if it says it right."""
-    wrong = [*map(repr, mark.args), *(name for name in mark.kwargs if name not in _MARKER)]
-    if wrong:
-        raise pytest.UsageError(f"marker busdma knows {', '.join(f'{name}=' for name in _MARKER)} not {wrong[0]}")
-    return dict(mark.kwargs)
+def _blaming(option: str, fn: Callable[..., object], *args: object) -> None:
+    try:
+        fn(*args)
+    except pytest.UsageError as error:
+        raise pytest.UsageError(f"{option}: {error}") from None
 
 
-def _runtimes(narrow: Iterable[dict[str, Any]], option: list[str]) -> list[str]:
-    """Under which of them the test runs, in their order: the closest mark says so, else the option."""
-    words = _words(next((said["runtimes"] for said in narrow if "runtimes" in said), option or USUAL))
-    unknown = sorted(words - set(NAMES))
-    if unknown or not words:
-        raise pytest.UsageError(f"no runtime {unknown[0] if unknown else 'at all'}: there are {', '.join(NAMES)}")
-    return [name for name in NAMES if name in words]
-
-
-def _words(said: str | Iterable[str]) -> frozenset[str]:
-    return frozenset([said] if isinstance(said, str) else said)
-
-
-def _row(spec: str) -> tuple[str, Entry]:
+def _line(spec: str) -> tuple[str, Entry]:
     """Which line of the table of machines `spec` is, whatever other options it has."""
     name, _, options = spec.partition("?")
     lines = specs()
@@ -125,25 +129,6 @@ def _row(spec: str) -> tuple[str, Entry]:
     return name, lines[name]
 
 
-def _narrowed(spec: str, row: str, entry: Entry, narrow: Iterable[dict[str, Any]]) -> str | None:
-    """The spec for a test with these marks, or None if the machine does not fit."""
-    for said in narrow:
-        if "drivers" in said and not _words(said["drivers"]) & {*entry.drivers, *entry.others}:
-            return None
-        if "buses" in said and not _words(said["buses"]) & set(entry.buses):
-            return None
-        if "machine" in said:
-            glob, _, options = said["machine"].partition("?")
-            if "=" not in options:
-                glob, options = said["machine"], ""
-            if not fnmatchcase(row, glob) and not fnmatchcase(row, said["machine"]):
-                return None
-            for option in filter(None, options.split("&")):
-                name, _, value = option.partition("=")
-                spec = with_option(spec, name, value)
-    return spec
-
-
 # -- around a test ----------------------------------------------------------------------------------------------------
 
 
@@ -152,19 +137,21 @@ def switched_on(item: pytest.Item, choice: Choice) -> Generator[Machine]:
     if choice.why_not:
         _do_without(choice.why_not)
     item.stash[_CHOICE] = choice
-    machine = item.stash[_MACHINE] = choice.open()
+    try:
+        machine = item.stash[_MACHINE] = choice.open()
+    except ConfigurationError as error:  # an option of the spec; its message says what there is
+        raise pytest.fail.Exception(str(error), pytrace=False) from None
     try:
         for wanted in choice.drivers:
             if not any(device.driver in wanted for device in machine.devices.values()):
                 absent = "; ".join(f"{name}: {why}" for name, why in machine.absent.items())
                 _do_without(f"{machine.spec} has no device of {' or '.join(sorted(wanted))} here ({absent})")
         yield machine
-        held = [] if machine.closed else _held(machine)
     finally:
         machine.close()
         del item.stash[_MACHINE]
     if not item.stash.get(_INTERRUPTED, False):
-        wrong = "\n".join([*_leaked(machine, held), *_found(machine)])
+        wrong = "\n".join([*_leaked(machine), *_found(machine)])
         if wrong:
             pytest.fail(wrong, pytrace=False)
 
@@ -189,17 +176,11 @@ def _do_without(reason: str) -> None:
     pytest.skip(reason)
 
 
-def _held(machine: Machine) -> list[str]:
-    """What is not as it was: maps, memory, and who waits for his turn."""
-    held = machine.leaks()
-    waiting: list[str] = machine.statistics()["waiting"]
-    return held + [f"{who} still waits" for who in waiting if not any(line.startswith(who) for line in held)]
-
-
-def _leaked(machine: Machine, held: list[str]) -> Iterator[str]:
-    if held:
+def _leaked(machine: Machine) -> Iterator[str]:
+    """What was held when the machine was closed, by the test or after it."""
+    if leaks := machine.leaks():
         yield f"{machine.spec}: unload what was loaded, free what was allocated and stop the drivers; at the end"
-        yield from (f"  {leak}" for leak in held)
+        yield from (f"  {leak}" for leak in leaks)
 
 
 def _found(machine: Machine) -> Iterator[str]:

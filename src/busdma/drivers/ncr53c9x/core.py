@@ -74,7 +74,11 @@ class Ncr53c9x(ScsiHost[Nexus]):
     def _make_slots(self) -> list[Nexus]:
         size = SLOT * self._many
         control = self.tag.derive(name="control", nsegments=1, maxsize=size, maxsegsz=size)
-        self._control = control.alloc(size)
+        try:
+            self._control = control.alloc(size)
+        except BaseException:
+            control.destroy()
+            raise
         return [Nexus(self.tag.create_map(), at, self._control.address + at) for at in range(0, size, SLOT)]
 
     def _free_memory(self) -> None:

@@ -274,9 +274,8 @@ class Nvme(Host[Slot, Unit]):
         result: bytes | NvmeFault = b""
         if status:
             transient = slot.status == status != layout.ABORTED  # without DO_NOT_RETRY (4.6.1)
-            if transient and slot.abort is None and request.attempts + 1 < MOST_ATTEMPTS:
-                request.attempts += 1
-                self._rest(slot, RETRY)
+            request.attempts += 1
+            if transient and request.attempts < MOST_ATTEMPTS and self._rest(slot, RETRY):
                 return
             if slot.abort is not None and status == layout.ABORTED:
                 result = NvmeFault(f"{name} was aborted: no answer in time", status)
@@ -293,10 +292,12 @@ class Nvme(Host[Slot, Unit]):
             slot, request = trouble
             self._reap()  # was it only the interrupt that got lost?
             with self._lock:
-                if slot.request is not request or not (slot.told or slot.resting):
+                if slot.request is not request:
                     continue  # it ended meanwhile
                 slot.abort = ended = Waiter(f"the end of an aborted command of {slot.unit.queue.name}")
-                resting = slot.resting
+                told, resting = slot.told, slot.resting
+            if not (told or resting):
+                continue  # its end is just being looked at, and it is not tried again
             why = "" if resting else await self._abort(slot, ended)
             if not why or slot not in await self._reset(why):
                 self._conclude(slot)

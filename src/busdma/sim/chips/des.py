@@ -54,7 +54,7 @@ CIPHER_BLOCK: Final = 8
 SETUP_TIME: Final = 2_000  #: from the doorbell to the first byte
 BYTE_TIME: Final = 50  #: 20 MB/s
 
-LIBRARY: Final = "the DES card computes with pycryptodome, which is not installed: pip install 'busdma[des]'"
+LIBRARY: Final = "the DES card computes with pycryptodome, which is not installed: pip install pycryptodome"
 
 Entries = list[tuple[int, int]]
 

@@ -106,7 +106,7 @@ def test_virtual_addresses_run_short_in_the_same_words(machine: Machine) -> None
 def test_misuse_of_a_map_says_which(machine: Machine, tag: Tag) -> None:
     """A wrong state and a wrong sync carry tag and map."""
     map = tag.create_map(name="mine")
-    with pytest.raises(MapStateError, match="load it first") as state:
+    with pytest.raises(MapStateError, match="unload once after each load") as state:
         map.unload()
     assert facts(state.value)[:2] == (tag.path, "mine")
     map.load_nowait(machine.allocate(100), Direction.TO_DEVICE)
