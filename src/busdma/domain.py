@@ -88,7 +88,7 @@ class DmaDomain(Ground):
     def maps(self) -> Iterator[Map]:
         """Every map of every tag."""
         for tag in self.tags():
-            yield from tag.maps
+            yield from tuple(tag.maps)  # other threads create and destroy maps meanwhile
 
     def tags(self) -> Iterator[Tag]:
         """Every tag there is, parents first."""
@@ -108,11 +108,12 @@ class DmaDomain(Ground):
             hook.refused(map, error)
 
     def in_use(self, buffer: Buffer, besides: Map | None = None) -> str | None:
-        """Which map, `besides` one, has or waits to have part of `buffer` loaded; None if none has."""
+        """Which map, `besides` one, has part of `buffer` loaded, waits to, or is loading it; None if none does."""
         for map in self.maps():
-            if map is besides or map.state in (State.IDLE, State.DESTROYED):
+            loaded = map.buffer
+            if map is besides or loaded is None:
                 continue
-            for part in _parts(map.buffer):
+            for part in _parts(loaded):
                 if (
                     part.frames is buffer.frames
                     and part.start < buffer.start + buffer.length
@@ -156,6 +157,6 @@ class DmaDomain(Ground):
                 self.cache.to_device(frame, self.page_size)
 
 
-def _parts(loaded: Buffer | None) -> list[Buffer]:
+def _parts(loaded: Buffer) -> list[Buffer]:
     """What of a loaded buffer lies in page tables of the machine."""
-    return [] if loaded is None else [part for part in linear_parts(loaded) if part.host is None]
+    return [part for part in linear_parts(loaded) if part.host is None]

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Final
 
-from busdma.errors import MappingRefused, ResourceShortage
+from busdma.errors import MappingRefused, ResourceShortage, WaitCancelled
 from busdma.loading import shortage_error
 from busdma.mechanisms import Shortage
 from busdma.pool import Requisition
@@ -53,7 +53,7 @@ class LoadFaces(ABC):
         """
         shortage = self._try(buffer, direction)
         if shortage is not None:
-            requisition = self._defer(shortage, buffer, direction)
+            requisition = self._defer(shortage, direction)
             try:
                 await self._runtime.park(requisition.waiter, deadline)
                 self._granted(requisition, shortage)
@@ -66,7 +66,7 @@ class LoadFaces(ABC):
         """Load now, or raise ResourceShortage, whose ``reason`` says whether waiting would help."""
         shortage = self._try(buffer, direction)
         if shortage is not None:
-            raise self._refuse(shortage, buffer)
+            raise self._refuse(shortage)
         return self.segments
 
     def load_blocking(
@@ -75,7 +75,7 @@ class LoadFaces(ABC):
         """As `load`, for a plain thread. BlockingInsideLoop if it has to wait on a thread that runs drivers."""
         shortage = self._try(buffer, direction)
         if shortage is not None:
-            requisition = self._defer(shortage, buffer, direction)
+            requisition = self._defer(shortage, direction)
             try:
                 self._runtime.block(requisition.waiter, deadline)
                 self._granted(requisition, shortage)
@@ -106,14 +106,12 @@ class LoadFaces(ABC):
         if shortage is None:
             callback(self.segments, None)
             return Progress.DONE
-        self._later(shortage, buffer, direction, callback, deadline)
+        self._later(shortage, direction, callback, deadline)
         return Progress.IN_PROGRESS
 
-    def _later(
-        self, shortage: Shortage, buffer: object, direction: Direction, callback: Callback, deadline: int | None
-    ) -> None:
+    def _later(self, shortage: Shortage, direction: Direction, callback: Callback, deadline: int | None) -> None:
         runtime = self._runtime
-        requisition = self._defer(shortage, buffer, direction)
+        requisition = self._defer(shortage, direction)
         waiter: Final = requisition.waiter
         timer = None if deadline is None else runtime.call_at(deadline, waiter.expire)
 
@@ -122,11 +120,14 @@ class LoadFaces(ABC):
                 timer.cancel()
             try:
                 self._granted(requisition, shortage)
-            except BaseException as error:
+            except (Exception, WaitCancelled) as error:
                 told = error if isinstance(error, Exception) else ResourceShortage(str(error))
                 self._give_up(requisition, told)
                 callback(None, told)
                 return
+            except BaseException as error:  # Ctrl-C is nobody's shortage
+                self._give_up(requisition, error)
+                raise
             callback(self.segments, None)
 
         if not waiter.arm(lambda: runtime.post(complete)):
@@ -137,7 +138,7 @@ class LoadFaces(ABC):
         """Load without waiting: None, or what is short."""
 
     @abstractmethod
-    def _defer(self, shortage: Shortage, buffer: object, direction: Direction) -> Requisition:
+    def _defer(self, shortage: Shortage, direction: Direction) -> Requisition:
         """Queue for what is short."""
 
     @abstractmethod
@@ -148,5 +149,5 @@ class LoadFaces(ABC):
     def _give_up(self, requisition: Requisition, error: BaseException) -> None:
         """The wait ended without a load, by `error`; nothing stays held."""
 
-    def _refuse(self, shortage: Shortage, buffer: object) -> ResourceShortage:
+    def _refuse(self, shortage: Shortage) -> ResourceShortage:
         return shortage_error(shortage, str(self))

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from busdma.addresses import AddressSet
 
 #: ``filter(first, last)``: must the device avoid any bus address from `first` to `last`, both within one page?
+#: It always answers the same of the same addresses, and takes no lock: that of the pools may be held when it is asked.
 FilterFunction = Callable[[int, int], bool]
 
 

@@ -20,6 +20,7 @@ from busdma.tracebacks import hidden
 
 __tracebackhide__ = hidden
 
+_OF_PARTS: Final = frozenset({"gone", "owner", "uncached"})
 DEEPEST: Final = 16  #: how far lists and what refers to buffers may be nested
 _NO_FRAMES: Final = Frames(array("Q"))  # in no one page table: so that a load never takes it for a linear buffer
 
@@ -130,8 +131,10 @@ class Part:
         return self._whole.frames
 
     def __getattr__(self, name: str) -> object:
-        """What else is known of the whole: whether it is gone, or uncached."""
-        return getattr(self._whole, name)
+        """What else is known of the whole, as far as it is true of a part."""
+        if name in _OF_PARTS:
+            return getattr(self._whole, name)
+        raise AttributeError(f"a part of {self._whole.describe()} has no attribute {name!r}")
 
     def describe(self) -> str:
         """For example ``6 bytes of DMA-safe memory of tag pc/isa, 4096 bytes``."""

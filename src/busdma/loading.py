@@ -71,7 +71,8 @@ def place(
 
 def _fetch(segmenter: Segmenter, buffer: Buffer, map: Map) -> int:
     """Load again, once pages of a process that were paged out are back. BufferGone: it is not mapped at all."""
-    if isinstance(buffer, LinearBuffer) and buffer.space.page_in(buffer.start, buffer.length):
+    if isinstance(buffer, LinearBuffer):
+        buffer.space.page_in(buffer.start, buffer.length)  # or the pager has just thought better of it
         answer = segmenter.load(buffer.frames, buffer.start, buffer.length)
         if answer != NOT_MAPPED:
             return answer

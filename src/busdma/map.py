@@ -86,7 +86,7 @@ class Map(LoadFaces):
         self.tag = tag
         self.name = name
         self.state = _IDLE
-        self.buffer: Buffer | None = None  #: what is loaded, or waits to be
+        self.buffer: Buffer | None = None  #: what is loaded, or is to be: from then on its pages stay
         self.direction = Direction.BOTH
         self.segments = Segments(segmenter)
         self._segmenter = segmenter
@@ -116,31 +116,32 @@ class Map(LoadFaces):
         except AttributeError:
             raise self._no_direction(direction) from None
         try:
-            frames = source.frames
-            length = source.length
-            readonly = source.readonly
-            answer = self._segmenter.load(frames, source.start, length)
-            buffer: Buffer = source
-        except AttributeError:
-            buffer = self._as_buffer(source)
-            frames, length, readonly = buffer.frames, buffer.length, buffer.readonly
-            answer = self._segmenter.load(frames, buffer.start, length)
-        if frames.home is not self._home and frames.home is not None:
-            self._check_home(buffer)
-        if answer < 1 or length > self._maxsize or readonly:
-            if answer != UNREACHABLE or length > self._maxsize or readonly or buffer.host is not None:
-                self._check(buffer, direction)  # mapped pages of the machine are neither empty nor gone
-            if answer < 1:
-                try:
+            try:
+                frames = source.frames
+                length = source.length
+                readonly = source.readonly
+                buffer: Buffer = source
+                self.buffer = buffer  # before its page table is read: the pager asks `DmaDomain.in_use`
+                answer = self._segmenter.load(frames, source.start, length)
+            except AttributeError:
+                self.buffer = buffer = self._as_buffer(source)
+                frames, length, readonly = buffer.frames, buffer.length, buffer.readonly
+                answer = self._segmenter.load(frames, buffer.start, length)
+            if frames.home is not self._home and frames.home is not None:
+                self._check_home(buffer)
+            if answer < 1 or length > self._maxsize or readonly:
+                if answer != UNREACHABLE or length > self._maxsize or readonly or buffer.host is not None:
+                    self._check(buffer, direction)  # mapped pages of the machine are neither empty nor gone
+                if answer < 1:
                     outcome = place(self._segmenter, buffer, self._chain, answer, direction, self)
-                except BusdmaError as error:
-                    self._blame(error, buffer)
-                    raise
-                if isinstance(outcome, Shortage):
-                    return outcome
-                self._holder = outcome
-                answer = self._segmenter.count
-        self.buffer = buffer
+                    if isinstance(outcome, Shortage):
+                        return outcome
+                    self._holder = outcome
+                    answer = self._segmenter.count
+        except BaseException as error:
+            self._blame(error, self.buffer)
+            self.buffer = None
+            raise
         self.direction = direction
         self.state = _LOADED
         self._length = length
@@ -178,20 +179,17 @@ class Map(LoadFaces):
         else:
             return
         self._segmenter.count = 0  # it may lie well
-        error = kind(f"cannot load {buffer.describe()} into {self.describe()}{why}")
-        self._blame(error, buffer)
-        raise error
+        raise kind(f"cannot load {buffer.describe()} into {self.describe()}{why}")
 
-    def _refuse(self, shortage: Shortage, buffer: object) -> ResourceShortage:
+    def _refuse(self, shortage: Shortage) -> ResourceShortage:
         self.tag._refused(shortage.needs)
-        error = super()._refuse(shortage, buffer)
-        self._blame(error, self._as_buffer(buffer))
+        error = super()._refuse(shortage)
+        self._blame(error, self.buffer)
+        self.buffer = None
         return error
 
-    def _defer(self, shortage: Shortage, source: object, direction: Direction) -> Requisition:
-        state = self._next(Event.DEFER)
-        self.buffer = self._as_buffer(source)
-        self.state = state
+    def _defer(self, shortage: Shortage, direction: Direction) -> Requisition:
+        self.state = self._next(Event.DEFER)
         self.direction = direction
         self._deferred += 1
         shortage.lender.deferred()
@@ -301,12 +299,14 @@ class Map(LoadFaces):
             for hook in self._hooks:
                 hook.unloading(self)
         self._segmenter.count = 0
-        self.state = _IDLE
-        self.buffer = None
-        self._read_lo = self._read_hi = self._write_lo = self._write_hi = 0
-        if self._holder is not None:
-            holder, self._holder = self._holder, None
-            holder.release(self._segmenter)
+        try:
+            if self._holder is not None:
+                holder, self._holder = self._holder, None
+                holder.release(self._segmenter)
+        finally:  # and not before: its pages stay until no translation leads to them
+            self.state = _IDLE
+            self.buffer = None
+            self._read_lo = self._read_hi = self._write_lo = self._write_hi = 0
 
     @property
     def segmenter(self) -> Segmenter:
@@ -362,14 +362,16 @@ class Map(LoadFaces):
         if self.state is not _IDLE:
             for hook in self._hooks:
                 hook.idled(self)
-        self.state = following
-        self._read_lo = self._read_hi = self._write_lo = self._write_hi = 0
-        if quarantined:
-            self.buffer = None
-            if self._holder is not None:
+        try:
+            if quarantined and self._holder is not None:
                 holder, self._holder = self._holder, None
                 holder.quarantine(self._segmenter, False)
                 holder.release(self._segmenter)
+        finally:
+            self.state = following
+            self._read_lo = self._read_hi = self._write_lo = self._write_hi = 0
+            if quarantined:
+                self.buffer = None
 
     def destroy(self) -> None:
         """Give the map back to its tag. MapStateError unless it is idle; a second time is an error too."""

@@ -110,6 +110,11 @@ class DmaMemory:
         """The bus address of byte 0, where the memory is one segment; MapStateError where it is more."""
         if len(self._map.segments) != 1:
             self._alive()
+            if self._map.state is not State.LOADED:
+                left = (
+                    f"{self.describe()} is no longer the device's, as its driver was abandoned; free it, and allocate"
+                )
+                raise MapStateError(f"{left} another").about(tag=self.tag.path, map=self._map.name, length=self.size)
             many = f"{self.describe()} has {len(self._map.segments)} segments; use .segments"
             raise MapStateError(many).about(tag=self.tag.path, map=self._map.name, length=self.size)
         return self._map.segments[0][0]
@@ -173,6 +178,11 @@ class DmaMemory:
         return shown
 
     # -- the end ------------------------------------------------------------------------------------------------------
+
+    def abandon(self) -> None:
+        """The driver died: nobody gets it, or its bus addresses, before the device is reported idle."""
+        if self._map.state is State.LOADED:
+            self._map.quarantine()
 
     def free(self) -> None:
         """Give the memory back; BufferGone the second time, MapStateError while it is in quarantine.

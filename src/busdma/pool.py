@@ -93,6 +93,8 @@ class Requisition:
             raise WaitCancelled(f"abandoned while waiting for {self.waiter.purpose}")
         if isinstance(result, ResourceShortage):
             raise ResourceShortage(f"{self.owner}: {result}", result.reason)
+        if isinstance(result, Exception):
+            raise result
 
 
 class PoolQueue:
@@ -185,12 +187,12 @@ class PoolQueue:
             if pools & blocked or requisition.waiter.state == WOKEN:
                 blocked |= pools
                 continue
-            refusal: ResourceShortage | None = None
+            refusal: Exception | None = None
             try:
                 if not _take_all(requisition.needs, requisition.stays):
                     blocked |= pools
                     continue
-            except ResourceShortage as error:
+            except Exception as error:  # whoever waits hears of it, not whoever gave something back
                 refusal = error
             woken = requisition.waiter.wake(refusal)
             if not (woken and requisition.stays):

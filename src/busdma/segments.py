@@ -172,7 +172,7 @@ class Segmenter:
             out = self.out_words
         if self.dirty > 1:
             _level(out, 1, self.dirty, page)
-            self.dirty = 0
+        self.dirty = self.room  # until all of it was walked: a filter may raise
         last = self.last
         fit = self.fit
         mask = self.bound_mask
@@ -188,7 +188,6 @@ class Segmenter:
                 if joined:
                     size = expected - out[k - 2]
                     if size > fit or expected - 1 > last:
-                        self.dirty = self.room
                         k = self._close(k, expected)
                         if k == 0:
                             return self.survey(frames, start, length)
@@ -197,7 +196,6 @@ class Segmenter:
                     closed = k
                     joined = not fit
                 if frame >= limit and not self._reaches(frame, 0, page):
-                    self.dirty = self.room
                     return self.survey(frames, start, length)
                 out[k] = frame
                 k += 2

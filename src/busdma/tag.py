@@ -88,7 +88,8 @@ class Tag:
         `alignment`, `boundary`: bytes, powers of two (boundary 0: none). `lowaddr`, `highaddr`: addresses in
         (lowaddr, highaddr] cannot be reached; without highaddr, all above lowaddr. With a `filter`, only those of them
         that it objects to: ``filter(first, last)`` is given the first and last bus address of a part of a page, and
-        returns true if the device must avoid it. `exclude`: these cannot be reached either, exactly.
+        returns true if the device must avoid it; it takes no lock, and always answers the same of the same addresses.
+        `exclude`: these cannot be reached either, exactly.
         `maxsize`: bytes of one load; `nsegments`, `maxsegsz`: how many segments, of how many bytes. `joint`: where a
         segment follows another, the one ends and the other begins at a multiple of this (NVMe's PRPs; a power of two,
         at most a page).
@@ -251,7 +252,10 @@ class Tag:
             child.report_idle()
 
     def abandon(self) -> None:
-        """The driver died: quarantine what the device may own, unload the rest, cancel waiting loads."""
+        """The driver died: quarantine what the device may own, unload the rest, cancel waiting loads.
+
+        The device may own all DMA-safe memory: it knows where that is, whatever was synced last.
+        """
         family = [self]
         for tag in family:
             family += tag.children
@@ -260,6 +264,8 @@ class Tag:
             for map in list(tag.maps):
                 map.cancel_load()
         for tag in family:
+            for memory in tag.memory:
+                memory.abandon()
             for map in list(tag.maps):
                 map.abandon()
 
@@ -428,8 +434,7 @@ class Tag:
             self._retired[key] += value
         for mechanism in chain.each():
             mechanism.retire(map.segmenter)
-            if chain is not self._chain and chain is not self._memory_chain:
-                mechanism.give_up()
+            mechanism.give_up()
 
     def _freed(self, memory: DmaMemory) -> None:
         self._memory.remove(memory)

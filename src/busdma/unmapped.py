@@ -90,6 +90,8 @@ class PageArray:
         return self.length
 
     def __getitem__(self, key: slice) -> PageArray:
+        if not isinstance(key, slice):
+            raise DriverError(f"{self.describe()}: give a range of bytes, such as [a:b], not {key!r}")
         first, stop, step = key.indices(self.length)
         if step != 1:
             raise DriverError(f"a view of a page array has step 1, not {step}")

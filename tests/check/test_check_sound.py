@@ -428,7 +428,8 @@ def test_sealed_data_are_loaded_sliced_written_and_described() -> None:
         map.sync(POST)
         map.unload()
         part.write(b"last", 996)  # type: ignore[union-attr]
-    assert data == DATA[:100] + NEW[:996] + b"last" + DATA[1100:]
+        part.write(memoryview(b"word").cast("I"), 992)  # type: ignore[union-attr]
+    assert data == DATA[:100] + NEW[:992] + b"wordlast" + DATA[1100:]
     assert not bench.found()
 
 

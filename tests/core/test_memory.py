@@ -7,8 +7,9 @@ from pickle import PickleBuffer
 import pytest
 
 from busdma.errors import BufferGone, ConstraintError, DriverError, MapStateError, ResourceShortage, TooManySegments
-from busdma.sync import PREREAD, PREWRITE
-from core.small_machine import PAGE, SmallMachine
+from busdma.sync import POSTREAD, PREREAD, PREWRITE
+from core.paths_machine import Behind
+from core.small_machine import PAGE, SmallMachine, addresses
 
 
 def owned(small: SmallMachine) -> int:
@@ -56,6 +57,25 @@ def test_quarantined_memory_stays(small: SmallMachine) -> None:
     small.isa.report_idle()
     memory.free()
     assert owned(small) == 0
+
+
+def test_memory_of_a_driver_that_died_is_kept_whatever_was_synced_last() -> None:
+    """The device knows where its ring is, also while the driver has a look at it."""
+    machine = Behind("mapped", mapped=4)
+    ring, late = machine.bus.alloc(100), machine.bus.derive("late")
+    known = ring.address
+    ring.sync(PREREAD)
+    ring.sync(POSTREAD)
+    machine.bus.abandon()
+    other = late.create_map()
+    other.load_nowait(machine.kernel.allocate(PAGE))
+    assert known not in addresses(other.segments)
+    with pytest.raises(MapStateError, match="in quarantine; reset the device and report it idle"):
+        ring.free()
+    with pytest.raises(MapStateError, match="free it, and allocate another"):
+        _ = ring.address
+    machine.bus.report_idle()
+    ring.free()
 
 
 def test_memory_that_something_looks_at_is_not_freed(small: SmallMachine) -> None:

@@ -67,9 +67,9 @@ class Sealed:
 
     def write(self, data: BytesLike, offset: int = 0) -> None:
         """Copy `data` in at `offset`."""
-        at = 0
-        for each in _linear(part_of(self._buffer, offset, len(data))):
-            each.write(data[at : at + each.length])
+        source, at = memoryview(data).cast("B"), 0
+        for each in _linear(part_of(self._buffer, offset, len(source))):
+            each.write(source[at : at + each.length])
             at += each.length
 
     def describe(self) -> str:

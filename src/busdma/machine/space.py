@@ -195,11 +195,16 @@ class AddressSpace:
             for page, allocation in self._pageable(first):
                 if len(found) == pages:
                     break
-                if self.in_use(LinearBuffer(allocation, page * self.page_size, self.page_size)) is None:
-                    at = self.page_table[page] - self.memory_base
+                whole, frame = LinearBuffer(allocation, page * self.page_size, self.page_size), self.page_table[page]
+                if self.in_use(whole) is None:
+                    at = frame - self.memory_base
                     self._aside[page] = self.memory[at : at + self.page_size].tobytes()
-                    found.append(self.page_table[page])
                     self.page_table[page] = ABSENT
+                    if self.in_use(whole) is None:
+                        found.append(frame)
+                    else:  # a load that began meanwhile may have seen the frame: it stays
+                        self.page_table[page] = frame
+                        del self._aside[page]
         self._paint(found, POISON)
         self.allocator.free(found)
         return len(found)

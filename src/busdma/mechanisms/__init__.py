@@ -95,7 +95,7 @@ class Mechanism(Protocol):
         """The same with resources for any one buffer of `maxsize` bytes. Errors: ResourceShortage, ConstraintError."""
 
     def give_up(self) -> None:
-        """The end of `reserved`."""
+        """The end of `reserved`. Of what is not reserved: nothing."""
 
 
 @dataclass(frozen=True, slots=True)

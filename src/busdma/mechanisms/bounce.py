@@ -13,12 +13,12 @@ from typing import Final, cast
 
 from busdma.buffers import Buffer
 from busdma.constraints import Constraints
-from busdma.errors import BufferGone, ConstraintError
+from busdma.errors import BufferGone, ConstraintError, DriverError
 from busdma.mechanisms import Holder, Shortage, Unreachable
 from busdma.mechanisms.runs import plan_run, shifted
 from busdma.mechanisms.zone import Run, Zone
 from busdma.pool import Need
-from busdma.segments import NOT_MAPPED, TOO_MANY, Segmenter
+from busdma.segments import NOT_MAPPED, TOO_MANY, UNREACHABLE, Segmenter
 from busdma.sync import Direction
 
 OPTION: Final = "the machine's option bounce="  #: how the errors call what limits a zone; the number follows
@@ -59,6 +59,7 @@ class Bounce:
         self.zone = zone
         self._constraints = constraints
         self._page = page_size
+        self._reserved = False
         self._lock = zone.queue.lock
         self._nsegments = constraints.nsegments.value
         self._particular = constraints.alignment.value > page_size or constraints.joint.value > 1
@@ -80,12 +81,16 @@ class Bounce:
         zone = self.zone
         with self._lock:
             if run is None and zone.free >= pages and not zone.waiting:
-                if buffer.host is not None:
-                    self._attach(segmenter, buffer, None)
-                else:
-                    answer = segmenter.place(buffer.frames, buffer.start, buffer.length, zone.slots)
-                    if answer < 1:
-                        raise _failure(answer, buffer)
+                try:
+                    if buffer.host is not None:
+                        self._attach(segmenter, buffer, None)
+                    else:
+                        answer = segmenter.place(buffer.frames, buffer.start, buffer.length, zone.slots)
+                        if answer < 1:
+                            raise _failure(answer, buffer)
+                except BaseException:  # a filter that raises, or a buffer that is not what its protocol says
+                    segmenter.release(zone.slots)
+                    raise
                 zone.free -= pages  # the segmenter took them itself
                 return self
             if pages > zone.limit:
@@ -95,7 +100,7 @@ class Bounce:
             if zone.queue.take((need,)):
                 try:
                     self._attach(segmenter, buffer, run)
-                except BaseException:  # a buffer that is not what its protocol says
+                except BaseException:
                     self.release(segmenter)
                     raise
                 return self
@@ -146,11 +151,15 @@ class Bounce:
 
     def reserved(self, maxsize: int) -> Bounce:
         """See `busdma.mechanisms.Mechanism`: a part of the zone, for a map that must never wait."""
-        return Bounce(reserve(self.zone, maxsize, self._page, self._constraints), self._constraints, self._page)
+        part = reserve(self.zone, maxsize, self._page, self._constraints)
+        made = Bounce(part, self._constraints, self._page)
+        made._reserved = True
+        return made
 
     def give_up(self) -> None:
         """See `busdma.mechanisms.Mechanism`."""
-        self.zone.join()
+        if self._reserved:
+            self.zone.join()
 
     def quarantine(self, segmenter: Segmenter, entering: bool) -> None:
         """Count the pages that nobody may have until the device is idle."""
@@ -159,12 +168,6 @@ class Bounce:
 
     def _attach(self, segmenter: Segmenter, buffer: Buffer, run: Run | None) -> None:
         """Place the buffer with the pages that are held, or else free. Under the lock."""
-        host = buffer.host
-        if host is not None:
-            segmenter.foreign = True
-            segmenter.client = host
-            if not host.readonly:  # if it is, only Direction.TO_DEVICE is loaded, and nothing is copied in
-                segmenter.target = host
         if run is None:
             answer = segmenter.place(buffer.frames, buffer.start, buffer.length, self.zone.slots)
         else:
@@ -172,6 +175,12 @@ class Bounce:
             answer = segmenter.place(buffer.frames, buffer.start, buffer.length, self.zone.slots, *where)
         if answer < 1:
             raise _failure(answer, buffer)
+        host = buffer.host
+        if host is not None:
+            segmenter.foreign = True
+            segmenter.client = host
+            if not host.readonly:  # if it is, only Direction.TO_DEVICE is loaded, and nothing is copied in
+                segmenter.target = host
 
     def _crowded(self, segmenter: Segmenter) -> str:
         limit = self._constraints.nsegments
@@ -216,4 +225,9 @@ def reserve(zone: Zone, maxsize: int, page: int, limits: Constraints, *, transla
 def _failure(answer: int, buffer: Buffer) -> Exception:
     if answer == NOT_MAPPED:
         return BufferGone(f"cannot load {buffer.describe()}: it was released meanwhile; keep it until the unload")
+    if answer == UNREACHABLE:
+        return DriverError(
+            f"cannot load {buffer.describe()}: a filter of its tag objects to more than when it was asked just before; "
+            "let a filter always answer the same of the same address"
+        )
     return AssertionError("a bounce plan came out with too many segments")

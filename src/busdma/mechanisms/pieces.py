@@ -60,6 +60,9 @@ def _walk(part: Buffer, ground: Ground, found: list[Piece]) -> None:
     while left:
         size = min(page - head, left)
         frame = table[index] if index < len(table) else ABSENT
+        if frame == ABSENT and isinstance(part, LinearBuffer) and not part.gone:
+            part.space.page_in(part.start, part.length)  # it was taken before this load was known
+            frame = table[index]
         if frame == ABSENT:
             gone = getattr(part, "gone", "")
             absent = f"its page {index - part.start // page} is not mapped; give memory that is"
