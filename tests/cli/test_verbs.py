@@ -128,6 +128,12 @@ def test_explain_with_what_the_driver_knows(busdma: Cli) -> None:
     assert "--driver adds" not in busdma(*argv[:-1], "--driver").out
 
 
+def test_explain_refuses_more_holes_than_anybody_could_wait_for(busdma: Cli) -> None:
+    (error,) = busdma("explain", "--machine", "sim:x86-64", "--exclude", "0+1/4k", "--json").document["errors"]
+    assert error["error"] == "ConfigurationError"
+    assert "makes 4456448 holes of this machine's memory: give one that makes 262144 or fewer" in error["message"]
+
+
 def test_explain_lets_nobody_widen_the_limits_of_the_driver(busdma: Cli) -> None:
     argv = ("explain", "--machine", "sim:x86-64", "--device", "edu0", "--driver", "--json")
     (error,) = busdma(*argv, "--lowaddr", "0xffffffff").document["errors"]

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from busdma.machine.frames import FrameAllocator
 
+MOST_HOLES: Final = 1 << 18  #: as exact data they are kept one by one
 LIMITS: Final = {
     "alignment": "every segment starts at a multiple of this",
     "boundary": "no segment crosses a multiple of this; 0: none",
@@ -109,6 +110,12 @@ def _holes(holes: list[tuple[int, int, int]], frames: FrameAllocator) -> Address
     found = AddressSet()
     for start, length, period in holes:
         if period:
+            many = memory.size() // period
+            if many > MOST_HOLES:
+                raise ConfigurationError(
+                    f"--exclude with a period of {period:#x} makes {many} holes of this machine's memory: give one "
+                    f"that makes {MOST_HOLES} or fewer, or in a program a filter"
+                )
             found |= AddressSet.periodic(start, length, period=period, within=memory)
         else:
             found |= AddressSet.span(start, min(start + length - 1, MAX_ADDRESS))
