@@ -238,8 +238,9 @@ class Map(LoadFaces):
         """Make CPU and device agree on bytes [offset, offset + length) of the buffer; all of it without a range.
 
         `op`: one of PREREAD, PREWRITE, POSTREAD, POSTWRITE, or PRE with PRE, POST with POST. Always required, on
-        coherent machines too. Raises SyncError for a mix, a direction that was not loaded or a range outside the
-        buffer, MapStateError when nothing is loaded.
+        coherent machines too. Where DMA does not see the caches, lines are cleaned and invalidated whole: what the CPU
+        stores meanwhile beside the range, in a line that the device is given, may be lost. Raises SyncError for a mix,
+        a direction that was not loaded or a range outside the buffer, MapStateError when nothing is loaded.
         """
         if self.state not in _SYNCABLE:
             self._next(Event.SYNC)

@@ -129,6 +129,8 @@ class DmaMemory:
     def view(self) -> memoryview:
         """All of it, mapped from the first use until `free`, and writable. BufferGone after `free`.
 
+        Slices of it must not be used after `free`: they would reach whoever has the memory then.
+
         ConstraintError where its page frames are not one run: use `map`, or allocate with ``contiguous=True``.
         """
         self._alive()

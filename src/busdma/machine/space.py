@@ -185,7 +185,8 @@ class AddressSpace:
         """Take the frames of `pages` pages, all without a number, from the one at `address` on; how many it took.
 
         Pages stay if they are wired: while a map has them loaded, where `allocate` was told where they must lie, and
-        where they show a device's frames. DriverError for the kernel's space: all of it is wired.
+        where they show a device's frames. The process itself must not touch its memory meanwhile. DriverError for the
+        kernel's space: all of it is wired.
         """
         if self.owner == "kernel":
             raise DriverError(f"space {self.name!r} is the kernel's, and never paged out: page a process out")

@@ -10,8 +10,8 @@ wait is short; then the first map is given up, and both are tried again with hal
 
 A command that does not end is ended by a reset: its maps are in quarantine until the card says that it is idle.
 
-Source: Thorpe, "A Machine-Independent DMA Framework for NetBSD", USENIX 1998, "Example of underlying operation"; and
-`busdma.sim.chips.des`, which says what the paper leaves open.
+Source: docs/des-card.md; Thorpe, "A Machine-Independent DMA Framework for NetBSD", USENIX 1998, "Example of underlying
+operation".
 """
 
 from __future__ import annotations

@@ -1,4 +1,7 @@
-"""The DES card on an ISA bus: is it there, what can it address, and how are its registers reached?"""
+"""The DES card on an ISA bus: is it there, what can it address, and how are its registers reached?
+
+Source: docs/des-card.md, "Registers".
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """The registers' bits, the command block and the lists of the DES card, and where they lie in a slot of control memory.
 
-Source: Thorpe, USENIX 1998, "Hardware overview"; codes and byte order by `busdma.sim.chips.des`.
+Source: docs/des-card.md, "Command block and lists", "Registers".
 """
 
 from __future__ import annotations

@@ -1,26 +1,10 @@
 """The DES card of Thorpe's paper, for PCI and for ISA: a bus master that encrypts from one list of memory to another.
 
-Software writes the bus address of a command block to the card's DMA address register. The card reads the block, the
-input list, and for the cipher the output list; carries the command out; writes the status word; and interrupts. A
-block is six 32-bit words: command, status, address and count of the input list, address and count of the output list.
-An entry of a list is two: bus address and length. SET KEY reads the key; ENCRYPT and DECRYPT go round input, cipher
-and output until all input is consumed.
+The cipher comes from pycryptodome. What the model adds to the data sheet is time: a command begins a while after the
+address was written, and 20 MB/s go through.
 
-Source: Thorpe, "A Machine-Independent DMA Framework for NetBSD", USENIX 1998, "Example of underlying operation".
-
-The paper leaves open, and this model has chosen:
-
-- The registers, of 32 bits: the DMA address at 0, whose writing starts the card, and which is ignored while it is busy;
-  at 4 the status (busy; asks for an interrupt); at 8 the control (acknowledge the interrupt; reset); at 12 "DES1". On
-  PCI they are in memory space, on ISA each is four byte ports, and the highest byte of the address starts the card.
-- Byte order: little-endian, all of it. Command and status codes: below. DES numbers its bits from the left.
-- A command with `CHAINED` is in CBC mode, otherwise ECB. The key is 8 bytes, its parity ignored; 8 more are the
-  initialization vector (zeros without). CBC goes on in the next command where it was, whatever ECB did in between.
-- A list has 1 to 256 entries of 1 byte or more, cut anywhere; input and output are as long as each other, and a
-  multiple of 8 bytes. The card moves up to 4096 bytes at a time, and reads all of those before it writes: the output
-  may be the input. Entries that overlap otherwise are processed as they come.
-- After an error part of the output may have been written. Where the block itself cannot be reached, the card only
-  interrupts. A reset takes effect at once: it ends the command without a status, and forgets key and chain.
+Source: docs/des-card.md; Thorpe, "A Machine-Independent DMA Framework for NetBSD", USENIX 1998, "Example of underlying
+operation".
 """
 
 from __future__ import annotations
