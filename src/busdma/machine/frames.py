@@ -96,11 +96,12 @@ class FrameAllocator:
         self._listeners: list[Callable[[], object]] = []
         self._regions: dict[AddressSet | None, _Region] = {}
         self._lock = threading.Lock()
-        for lo, hi in reserved:
-            first = max((lo - base) >> self._shift, 0)
-            end = min(((hi - base) >> self._shift) + 1, pages)
-            if first < end:
-                self._owners[first:end] = b"\1" * (end - first)
+        touched = [
+            (max((lo - base) >> self._shift, 0), min((hi - base) >> self._shift, pages - 1)) for lo, hi in reserved
+        ]
+        self._reserved = AddressSet(pair for pair in touched if pair[0] <= pair[1])  # frame numbers
+        for first, last in self._reserved:
+            self._owners[first : last + 1] = b"\1" * (last + 1 - first)
         self._counts[1] = self._peaks[1] = self._owners.count(1)
         self._counts[_FREE] = self._lowest = pages - self._counts[1]
 
@@ -201,9 +202,8 @@ class FrameAllocator:
 
     def usable(self, within: AddressSet | None = None) -> int:
         """How many frames within `within` may be given out at all, free or not."""
-        region = self._whole_frames(within)
-        with self._lock:
-            return region.size - sum(self._owners.count(1, first, end) for first, end in region.ranges)
+        frames = AddressSet((first, end - 1) for first, end in self._whole_frames(within).ranges)
+        return (frames - self._reserved).size()
 
     def statistics(self) -> FrameStatistics:
         """Frames in all, free and held, now and at the extremes."""
