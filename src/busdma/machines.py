@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from importlib import import_module
 from typing import Final, cast
@@ -27,7 +27,7 @@ class Entry:
     buses: tuple[str, ...]
     drivers: tuple[str, ...]  #: through whose devices data goes and comes back
     others: tuple[str, ...] = ()  #: of devices that only bring something in: no file can go through them
-    variants: tuple[str, ...] = ()  #: options that make of it a machine of another kind, such as ``iommu=on``
+    variants: Mapping[str, str] = field(default_factory=dict)  #: options that make another kind of it, and what that is
 
     def why_not(self) -> str:
         """Why this host cannot open the machine; "" if it can."""
@@ -75,7 +75,7 @@ MACHINES: Final[Mapping[str, Entry]] = {
         ("pci",),
         ("nvme", "edu", "pcnet", "des"),
         ("bt848",),
-        variants=("iommu=on",),
+        variants={"iommu=on": "the same behind a VT-d, with a domain of its own for each device"},
     ),
 }
 
@@ -86,11 +86,12 @@ def specs() -> dict[str, Entry]:
     >>> [spec for spec in specs() if spec.startswith("sim:x86")]
     ['sim:x86-64', 'sim:x86-64?iommu=on']
     """
-    return {
-        f"{name}?{options}" if options else name: entry
-        for name, entry in MACHINES.items()
-        for options in ("", *entry.variants)
-    }
+    found: dict[str, Entry] = {}
+    for name, entry in MACHINES.items():
+        found[name] = entry
+        for options, what in entry.variants.items():
+            found[f"{name}?{options}"] = replace(entry, what=what)
+    return found
 
 
 def options_of(name: str) -> dict[str, str]:
