@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from typing import Any, Final, Protocol, TypeVar
 
 from busdma.errors import DeadlineExpired, WaitCancelled
@@ -133,3 +134,9 @@ class Runtime(Protocol):
 
     def post(self, fn: Callable[[], object]) -> None:
         """From any thread: have `fn` called where drivers run."""
+
+    def hold(self) -> AbstractContextManager[None]:
+        """Inside, this plain thread counts as one that can run: virtual time waits for it, and so does any verdict.
+
+        For a thread besides the opener: from before somebody waits for it until it has woken or posted what it has to.
+        """

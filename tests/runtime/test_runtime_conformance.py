@@ -27,7 +27,7 @@ Make = Callable[[str], Carrier]
 def test_all_keep_the_protocol(any_runtime: Carrier) -> None:
     runtime: Runtime = any_runtime  # checked by mypy
     promised = {name for name, member in vars(Runtime).items() if inspect.isfunction(member) and name[0] != "_"}
-    assert promised == {"now", "call_at", "park", "block", "start", "run", "post"}
+    assert promised == {"now", "call_at", "park", "block", "start", "run", "post", "hold"}
     assert all(callable(getattr(runtime, name)) for name in promised)
     assert runtime.name in NAMES
 

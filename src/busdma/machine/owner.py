@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from busdma.errors import WaitCancelled
@@ -81,3 +82,7 @@ class OwnedRuntime:
     def post(self, fn: Callable[[], object]) -> None:
         """As `Runtime.post`."""
         self._runtime.post(fn)
+
+    def hold(self) -> AbstractContextManager[None]:
+        """As `Runtime.hold`."""
+        return self._runtime.hold()

@@ -121,6 +121,7 @@ def test_each_driver_has_a_context_of_its_own(machine: Machine) -> None:
 def test_any_thread_may_post_and_wake(machine: Machine) -> None:
     """From a thread that carries no driver: `post` has a function called where drivers run, and a wake is a wake."""
     posted, woken = Waiter("a post"), Waiter("a wake")
+    held = threading.Event()
     where: list[int] = []
 
     def run_there() -> None:
@@ -128,12 +129,15 @@ def test_any_thread_may_post_and_wake(machine: Machine) -> None:
         posted.wake()
 
     def foreign() -> None:
-        machine.runtime.post(run_there)
-        woken.wake("by another thread")
+        with machine.runtime.hold():  # or nothing that is known could end the driver's wait, in virtual time
+            held.set()
+            machine.runtime.post(run_there)
+            woken.wake("by another thread")
 
     async def driver() -> object:
         thread = threading.Thread(target=foreign)
         thread.start()
+        held.wait()
         await machine.runtime.park(posted)
         thread.join()
         assert where != [thread.ident]
