@@ -26,6 +26,7 @@ from busdma.lists import ElementList, Taken, as_loadable
 from busdma.loading import place
 from busdma.mechanisms import Chain, Holder, Shortage
 from busdma.mechanisms.direct import Direct
+from busdma.owned import OwnedRange
 from busdma.pool import Requisition
 from busdma.result import Segments
 from busdma.segments import UNREACHABLE, Segmenter
@@ -64,15 +65,13 @@ class Map(LoadFaces):
         "_length",
         "_loads",
         "_maxsize",
-        "_read_hi",
-        "_read_lo",
+        "_reads",
         "_requisition",
         "_runtime",
         "_segmenter",
         "_segments",
         "_syncs",
-        "_write_hi",
-        "_write_lo",
+        "_writes",
         "buffer",
         "direct",
         "direction",
@@ -102,8 +101,8 @@ class Map(LoadFaces):
         self._maxsize = tag.constraints.maxsize.value
         self._length = 0
         self._effects = SYNCS
-        self._read_lo = self._read_hi = 0  # after PREREAD the device may own these bytes, until POSTREAD
-        self._write_lo = self._write_hi = 0  # after PREWRITE, until POSTWRITE
+        self._reads = OwnedRange()  # what the device may own after PREREAD, until POSTREAD
+        self._writes = OwnedRange()  # after PREWRITE, until POSTWRITE
         self._loads = self._bytes = self._segments = self._syncs = self._deferred = 0
 
     # -- the engine under the faces of a load -------------------------------------------------------------------------
@@ -257,34 +256,20 @@ class Map(LoadFaces):
         if effect.to_device:
             if holder is not None:
                 holder.copy_out(self._segmenter, offset, length)
-            end = offset + length
             if effect.reads:
-                if self._read_lo == self._read_hi:
-                    self._read_lo, self._read_hi = offset, end
-                else:
-                    self._read_lo, self._read_hi = min(self._read_lo, offset), max(self._read_hi, end)
+                self._reads.add(offset, offset + length)
             if effect.writes:
-                if self._write_lo == self._write_hi:
-                    self._write_lo, self._write_hi = offset, end
-                else:
-                    self._write_lo, self._write_hi = min(self._write_lo, offset), max(self._write_hi, end)
+                self._writes.add(offset, offset + length)
         else:
             if holder is not None:
                 if effect.copy_in:
                     holder.copy_in(self._segmenter, offset, length)
                 else:
                     holder.done(self._segmenter, offset, length)
-            end = offset + length
             if effect.reads:
-                if offset <= self._read_lo:
-                    self._read_lo = min(max(self._read_lo, end), self._read_hi)
-                elif end >= self._read_hi:
-                    self._read_hi = max(self._read_lo, min(self._read_hi, offset))
+                self._reads.remove(offset, offset + length)
             if effect.writes:
-                if offset <= self._write_lo:
-                    self._write_lo = min(max(self._write_lo, end), self._write_hi)
-                elif end >= self._write_hi:
-                    self._write_hi = max(self._write_lo, min(self._write_hi, offset))
+                self._writes.remove(offset, offset + length)
         self._syncs += 1
         if self._barrier is not None:
             self._barrier()
@@ -307,7 +292,10 @@ class Map(LoadFaces):
         finally:  # and not before: its pages stay until no translation leads to them
             self.state = _IDLE
             self.buffer = None
-            self._read_lo = self._read_hi = self._write_lo = self._write_hi = 0
+            if self._reads.hi:
+                self._reads.clear()
+            if self._writes.hi:
+                self._writes.clear()
 
     @property
     def segmenter(self) -> Segmenter:
@@ -322,9 +310,8 @@ class Map(LoadFaces):
     @property
     def device_may_own(self) -> tuple[int, int] | None:
         """The smallest known range [lo, hi) outside which the device owns no byte; None: it owns none."""
-        read, write = (self._read_lo, self._read_hi), (self._write_lo, self._write_hi)
-        owned = [each for each in (read, write) if each[0] < each[1]]
-        return (min(owned)[0], max(hi for _, hi in owned)) if owned else None
+        owned = [each for each in (self._reads, self._writes) if each.hi]
+        return (min(each.lo for each in owned), max(each.hi for each in owned)) if owned else None
 
     # -- leaving otherwise --------------------------------------------------------------------------------------------
 
@@ -370,7 +357,8 @@ class Map(LoadFaces):
                 holder.release(self._segmenter)
         finally:
             self.state = following
-            self._read_lo = self._read_hi = self._write_lo = self._write_hi = 0
+            self._reads.clear()
+            self._writes.clear()
             if quarantined:
                 self.buffer = None
 

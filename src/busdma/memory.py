@@ -111,12 +111,11 @@ class DmaMemory:
         if len(self._map.segments) != 1:
             self._alive()
             if self._map.state is not State.LOADED:
-                left = (
-                    f"{self.describe()} is no longer the device's, as its driver was abandoned; free it, and allocate"
-                )
-                raise MapStateError(f"{left} another").about(tag=self.tag.path, map=self._map.name, length=self.size)
-            many = f"{self.describe()} has {len(self._map.segments)} segments; use .segments"
-            raise MapStateError(many).about(tag=self.tag.path, map=self._map.name, length=self.size)
+                why = "is no longer the device's, as its driver was abandoned; free it, and allocate another"
+            else:
+                why = f"has {len(self._map.segments)} segments; use .segments"
+            error = MapStateError(f"{self.describe()} {why}")
+            raise error.about(tag=self.tag.path, map=self._map.name, length=self.size)
         return self._map.segments[0][0]
 
     def sync(self, op: SyncOp, offset: int = 0, length: int | None = None) -> None:

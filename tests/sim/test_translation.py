@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from busdma.errors import ConfigurationError
-from busdma.sim.iommu.translation import Fault, FaultLog, Iotlb, TranslatedRoute, table_entry
+from busdma.sim.iommu.translation import Fault, FaultLog, Iotlb, TranslatedRoute, Translation, table_entry
 
 
 @given(
@@ -83,7 +83,7 @@ def test_the_log_keeps_the_last_and_counts_all() -> None:
     assert log.statistics() == {"a": 2, "b": 1}
 
 
-class Odd:
+class Odd(Translation):
     """Bytes at odd hundreds go nowhere; the others go up by a thousand."""
 
     def span(self, master: str, address: int, length: int, write: bool) -> tuple[int | None, int]:

@@ -19,6 +19,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
+from busdma.drivers import contexts
 from busdma.drivers.queues import Channel, Request, RequestQueue
 from busdma.errors import DeviceFault, DriverError
 from busdma.machine.attachment import Attachment
@@ -196,14 +197,7 @@ class Host(ABC, Generic[S, U]):
         return {**self._counts, "disks": queues}
 
     def _context(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> Task[None]:
-        async def context() -> None:
-            try:
-                await run()
-            except Exception as error:  # without this context nothing would ever end
-                self._break(DeviceFault(f"the driver of {self.name} failed in context {name!r}: {error!r}"))
-                raise
-
-        task = self._runtime.start(context, name=f"{self.name} {name}")
+        task = contexts.start(self._runtime, self.name, name, run, self._break)
         self._tasks.append(task)
         return task
 

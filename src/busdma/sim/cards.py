@@ -78,17 +78,21 @@ def add_des_pci(
     machine: SimulatedMachine, bus: PciBus, number: int, name: str, tag: Tag, *, irq: int
 ) -> des.DesPci | None:
     """The DES card in a slot. None, and it is `absent` from the machine, where its library is missing."""
-    if why := des.missing():
-        machine.absent[name] = why
-        return None
-    return add_pci(machine, bus, number, name, "des", tag, des.DesPci, irq=irq)
+    return None if _lacks(machine, name) else add_pci(machine, bus, number, name, "des", tag, des.DesPci, irq=irq)
 
 
 def add_des_isa(
     machine: SimulatedMachine, bus: IsaBus, base: int, name: str, tag: Tag, *, irq: int
 ) -> des.DesIsa | None:
     """The DES card at ports; as `add_des_pci`."""
-    if why := des.missing():
-        machine.absent[name] = why
+    if _lacks(machine, name):
         return None
     return add_ports(machine, bus, base, des.PORTS, name, "des", tag, des.DesIsa, irq=irq)
+
+
+def _lacks(machine: SimulatedMachine, name: str) -> bool:
+    """Is there no library for the DES card `name`? Then the machine says why it has none."""
+    why = des.missing()
+    if why:
+        machine.absent[name] = why
+    return bool(why)

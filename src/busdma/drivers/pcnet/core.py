@@ -16,6 +16,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Final
 
+from busdma.drivers import contexts
 from busdma.drivers.block import BlockDevice, Data
 from busdma.drivers.echo import Echo
 from busdma.drivers.pcnet import echo as loop
@@ -302,14 +303,7 @@ class Pcnet:
     # -- contexts -----------------------------------------------------------------------------------------------------
 
     def _context(self, run: Callable[[], Coroutine[Any, Any, None]], name: str) -> Task[None]:
-        async def context() -> None:
-            try:
-                await run()
-            except Exception as error:  # without this context nothing would ever end
-                self._end_service(DeviceFault(f"the driver of {self.name} failed in context {name!r}: {error!r}"))
-                raise
-
-        return self._runtime.start(context, name=f"{self.name} {name}")
+        return contexts.start(self._runtime, self.name, name, run, self._end_service)
 
     async def _complete(self) -> None:
         while True:

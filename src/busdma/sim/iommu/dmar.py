@@ -32,7 +32,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from busdma.sim.iommu.translation import Fault, FaultLog, Iotlb, Onward, TranslatedRoute, table_entry
+from busdma.sim.iommu.translation import Fault, FaultLog, Iotlb, Onward, TranslatedRoute, Translation, table_entry
 
 PAGE: Final = 4096
 ENTRIES: Final = 64  #: pages kept
@@ -113,7 +113,7 @@ class DmaRemapping:
 
         Requests from behind a conventional PCI bridge all carry the bridge's (3.4.1).
         """
-        return TranslatedRoute(master, _Requester(self, source), onward)
+        return _Requester(self, source).route(master, onward)
 
     # -- registers ----------------------------------------------------------------------------------------------------
 
@@ -288,7 +288,7 @@ class DmaRemapping:
         self._registers[offset : offset + size] = value.to_bytes(size, "little")
 
 
-class _Requester:
+class _Requester(Translation):
     """The unit, as requests with one source id meet it."""
 
     def __init__(self, unit: DmaRemapping, source: int) -> None:

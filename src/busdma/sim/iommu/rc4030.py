@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from busdma.sim.iommu.translation import Fault, FaultLog, Iotlb, Onward, TranslatedRoute, table_entry
+from busdma.sim.iommu.translation import Fault, FaultLog, Iotlb, Translation, table_entry
 
 PAGE: Final = 4096
 ENTRY: Final = 8
@@ -36,7 +36,7 @@ ENTRIES: Final = 8  #: of the TLB
 INVALID_ADDRESS, TABLE_BASE, TABLE_LIMIT, INVALIDATE = 0x10, 0x18, 0x20, 0x28
 
 
-class Rc4030:
+class Rc4030(Translation):
     """The controller after reset. `memory` is all of it, from physical address 0 on; `seed` draws what it evicts."""
 
     name = "rc4030"
@@ -47,10 +47,6 @@ class Rc4030:
         self.tlb: Iotlb[int, int] = Iotlb(ENTRIES, seed)  #: page frames by logical page number
         self._memory = memory
         self._registers = {INVALID_ADDRESS: 0, TABLE_BASE: 0, TABLE_LIMIT: 0}
-
-    def route(self, master: str, onward: Onward | None = None) -> TranslatedRoute:
-        """The way of a master, for `busdma.sim.bus.master.MasterBus.add_master`."""
-        return TranslatedRoute(master, self, onward)
 
     def read(self, offset: int, size: int) -> int:
         """As `busdma.sim.bus.registers.Chip.read`."""

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from busdma.sim.iommu.translation import Fault, FaultLog, Iotlb, Onward, TranslatedRoute, table_entry
+from busdma.sim.iommu.translation import Fault, FaultLog, Iotlb, Translation, table_entry
 
 PAGE: Final = 8192
 WINDOWS: Final = 4
@@ -50,7 +50,7 @@ _WRITABLE: Final = {W_BASE: _HIGH | ENABLED | SCATTER, W_MASK: _HIGH, T_BASE: 0x
 _ONES: Final = 0xFFFF_FFFF
 
 
-class CiaBridge:
+class CiaBridge(Translation):
     """The bridge at power-on, with all windows closed. `memory` is all of it, from physical address 0 on."""
 
     name = "cia"
@@ -62,10 +62,6 @@ class CiaBridge:
         self._memory = memory
         self._windows = dict.fromkeys((at + n * STRIDE for at in _WRITABLE for n in range(WINDOWS)), 0)
         self._error = self._error_address = 0
-
-    def route(self, master: str, onward: Onward | None = None) -> TranslatedRoute:
-        """The way of a master, for `busdma.sim.bus.master.MasterBus`; its ``pieces`` can be a bus's upstream."""
-        return TranslatedRoute(master, self, onward)
 
     # -- registers ----------------------------------------------------------------------------------------------------
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from busdma.sim.iommu.translation import Fault, FaultLog, Iotlb, Onward, TranslatedRoute, table_entry
+from busdma.sim.iommu.translation import Fault, FaultLog, Iotlb, Translation, table_entry
 
 PAGE: Final = 4096
 ENTRY: Final = 4
@@ -45,7 +45,7 @@ AFSR_BITS, AFSR_ALWAYS = 0xFF0F_FFFF, 0x0080_0000
 WRITABLE, VALID = 0x4, 0x2  # entry
 
 
-class Sun4mIommu:
+class Sun4mIommu(Translation):
     """The IOMMU after reset. `memory` is all of it, from physical address 0 on; `seed` draws what its TLB evicts."""
 
     name = "iommu"
@@ -56,10 +56,6 @@ class Sun4mIommu:
         self.tlb: Iotlb[int, int] = Iotlb(ENTRIES, seed)  #: entries by page number
         self._memory = memory
         self._registers = {CTRL: VERSION, BASE: 0, AFSR: AFSR_ALWAYS, AFAR: 0}
-
-    def route(self, master: str, onward: Onward | None = None) -> TranslatedRoute:
-        """The way of a master, for `busdma.sim.bus.master.MasterBus.add_master`."""
-        return TranslatedRoute(master, self, onward)
 
     # -- registers ----------------------------------------------------------------------------------------------------
 

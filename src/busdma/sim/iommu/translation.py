@@ -7,11 +7,12 @@ device model ever sees more of it than that.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from random import Random
-from typing import Final, Generic, Literal, Protocol, TypeAlias, TypedDict, TypeVar
+from typing import Final, Generic, Literal, TypeAlias, TypedDict, TypeVar
 
 from busdma.errors import ConfigurationError
 
@@ -120,9 +121,14 @@ class Iotlb(Generic[K, V]):
         return self._counts.copy()
 
 
-class Translation(Protocol):
+class Translation(ABC):
     """Hardware between masters and memory. The bus's lock is held in all calls."""
 
+    def route(self, master: str, onward: Onward | None = None) -> TranslatedRoute:
+        """The way of a master, for `busdma.sim.bus.master.MasterBus`; its ``pieces`` can be a bus's upstream."""
+        return TranslatedRoute(master, self, onward)
+
+    @abstractmethod
     def span(self, master: str, address: int, length: int, write: bool) -> tuple[int | None, int]:
         """Where a burst of `length` bytes (at least 1) goes from bus address `address` on.
 
