@@ -1,6 +1,7 @@
 # Needs python3 >= 3.11 and make. Everything else comes from requirements/*.lock, into .venv.
 #
 #   make demo      run the main job on a demonstration file
+#   make qemu      install QEMU by apt, if it is missing and this user may (a part of `make test`)
 #   make test      run all tests, pure and compiled
 #   make lint      ruff, mypy and the changelog's fragments
 #   make doctest   the examples in the documentation and in the docstrings
@@ -18,13 +19,15 @@ PY := $(VENV)/bin/python
 PIP_INSTALL := -m pip --disable-pip-version-check --no-input install -qq
 COMPILED := $(BUILD)/compiled
 COMPILED_PY := $(COMPILED)/venv/bin/python
+QEMU_TARGETS := x86_64 aarch64 sparc sparc64 alpha mips64 mips64el
+QEMU_PACKAGES := qemu-system-x86 qemu-system-arm qemu-system-sparc qemu-system-misc qemu-system-mips
 PACKAGE := pyproject.toml setup.py MANIFEST.in README.md LICENSE
 SOURCES := $(PACKAGE) $(shell find src -name '*.py' -o -name '*.pxd' -o -name '*.c' -o -name py.typed)
 
 # A PYTHONPATH of the user's would put another busdma before the one under test.
 unexport PYTHONPATH PYTHONHOME
 
-.PHONY: demo test test-pure test-compiled test-all compiled lint doctest bench lock clean help
+.PHONY: demo qemu test test-pure test-compiled test-all compiled lint doctest bench lock clean help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
 
@@ -82,17 +85,28 @@ compiled: $(COMPILED)/.package
 demo: $(VENV)/.package
 	@dir=$$(mktemp -d) && trap 'rm -rf "$$dir"' EXIT && \
 	$(PY) -c 'import random, sys; open(sys.argv[1], "wb").write(random.Random(1998).randbytes(1_000_003))' "$$dir/demo.bin" && \
-	echo "busdma matrix demo.bin    (1000003 bytes through the drivers of every machine)" && \
-	$(VENV)/bin/busdma matrix "$$dir/demo.bin"
+	echo "busdma matrix demo.bin --machine 'sim:*'    (1000003 bytes through the drivers of every simulated machine)" && \
+	$(VENV)/bin/busdma matrix "$$dir/demo.bin" --machine 'sim:*'
 
 test: test-pure test-compiled
 
-test-pure: $(VENV)/.test
+# Debian's and Ubuntu's, from their own archive; elsewhere, and for who may not install, the tests say what is missing.
+qemu:
+	@lacking=$$(for target in $(QEMU_TARGETS); do command -v qemu-system-$$target >/dev/null || echo $$target; done); \
+	if [ -z "$$lacking" ]; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then as=; elif sudo -n true 2>/dev/null; then as=sudo; else as=nobody; fi; \
+	if [ "$$as" = nobody ] || ! command -v apt-get >/dev/null; then \
+	  echo "QEMU for" $$lacking "is missing, and cannot be installed from here: apt install $(QEMU_PACKAGES)"; exit 0; \
+	fi; \
+	echo "== QEMU, by apt-get" && $$as apt-get -qq update && \
+	DEBIAN_FRONTEND=noninteractive $$as apt-get -qq install --yes --no-install-recommends $(QEMU_PACKAGES) >/dev/null
+
+test-pure: qemu $(VENV)/.test
 	@echo "== tests, pure Python"
 	BUSDMA_EXPECT_COMPILED=0 $(PY) -m pytest $(PYTEST_ARGS)
 
 # From outside the tree, against the installed wheel.
-test-compiled: $(VENV)/.test
+test-compiled: qemu $(VENV)/.test
 	@if missing=$$($(PY) tools/toolchain.py); then \
 	  $(MAKE) --no-print-directory compiled && \
 	  echo "== tests, compiled" && \

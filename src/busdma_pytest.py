@@ -31,14 +31,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="append",
         default=[],
         help="run tests that take `machine` on these, as listed by `busdma machines`; options may follow, as in "
-        "'sim:pc-isa?bounce=17'; may be repeated; default: every machine that this host has",
+        "'sim:pc-isa?bounce=17'; may be repeated; default: the simulated ones, or those that the test's marker names",
     )
     group.addoption(
         "--busdma-runtime",
         metavar="NAME",
         action="append",
         default=[],
-        help="who carries the drivers: virtual (the default), asyncio or threads; may be repeated",
+        help="who carries the drivers: virtual (the default on simulated machines), asyncio (on the others) or "
+        "threads; may be repeated",
     )
     group.addoption(
         "--busdma-seed",

@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Final, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from busdma.addresses import AddressSet
 from busdma.errors import MappingRefused, ResourceShortage, ShortageReason
+from busdma.machine.frames import DMA_SAFE
 from busdma.tracebacks import hidden
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 __tracebackhide__ = hidden
 
 T = TypeVar("T")
-
-OWNER: Final = "dma-safe"  #: the label of the frames
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +49,7 @@ class Site:
         if contiguous or pages == 1:
             return
         if self.translated:
-            yield partial(frames.allocate, pages, OWNER, self.within)
+            yield partial(frames.allocate, pages, DMA_SAFE, self.within)
         elif self.runs > 1 and pages <= frames.usable(self.within):
             yield partial(self._few_runs, frames, pages)
 
@@ -59,7 +58,7 @@ class Site:
         across = 0 < self.boundary < pages * page  # then from a boundary line on, where the segments are fewest
         address = frames.allocate_run(
             pages,
-            OWNER,
+            DMA_SAFE,
             within=self.within,
             alignment=max(self.alignment, page, self.boundary if across else 1),
             boundary=0 if across or not self.boundary else max(self.boundary, page),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class DmaDomain(Ground):
-    """One machine's side of every tag. `memory`, `frames`, `cache` and `uncached`: see `Ground`.
+    """One machine's side of every tag. `memory`, `frames`, `cache`, `uncached` and `force_bounce`: see `Ground`.
 
     `bounce_limit`: pages that each bounce zone may grow to. `barrier`: what orders the CPU's accesses to memory before
     the device's, where the machine needs it.
@@ -41,8 +41,9 @@ class DmaDomain(Ground):
         barrier: Callable[[], None] | None = None,
         cache: Coherence | None = None,
         uncached: memoryview | None = None,
+        force_bounce: bool = False,
     ) -> None:
-        super().__init__(memory, frames, cache=cache, uncached=uncached)
+        super().__init__(memory, frames, cache=cache, uncached=uncached, force_bounce=force_bounce)
         self.runtime = runtime
         self.barrier = barrier
         frames.add_listener(self.queue.serve)  # a zone may be waiting for memory to grow into
@@ -59,11 +60,12 @@ class DmaDomain(Ground):
         self._roots.append(tag)
         return tag
 
-    def zone(self, reach: AddressSet) -> Zone | None:
+    def zone(self, reach: AddressSet, others: Collection[Zone] = ()) -> Zone | None:
         """The bounce zone for a tag with this reach: the widest there is that suits it, or a new one.
 
-        A zone suits if the tag reaches all of it, and it may grow as large as one of the tag's own could. None: no page
-        frame of the machine lies within reach.
+        A zone suits if the tag reaches all of it, and it may grow as large as one of the tag's own could. Of `others`,
+        which the tag has for its other routes, one that suits is preferred: whoever waits for it waits for all. None:
+        no page frame of the machine lies within reach.
         """
         memory = AddressSet.span(self.base, self.base + self.frames.pages * self.page_size - 1)
         within = reach & memory
@@ -74,7 +76,7 @@ class DmaDomain(Ground):
         with self.queue.lock:
             suited = [zone for zone in self._zones if zone.serves(within) and zone.slots.entries >= limit]
             if suited:
-                return max(suited, key=lambda zone: zone.reach.size())
+                return max(suited, key=lambda zone: (zone in others, zone.reach.size()))
             name = f"bounce zone {len(self._zones)}"
             zone = Zone(name, self.queue, self.frames, within, limit, fresh=self._past_caches)
             self._zones.append(zone)

@@ -12,7 +12,9 @@ from typing import Final, cast
 from busdma.errors import ConfigurationError
 from busdma.machine.machine import Machine
 from busdma.machine.spec import Asked, parse, with_option, written
-from busdma.runtime import by_name
+from busdma.runtime import NAMES, by_name
+from busdma.runtime.carrier import Carrier
+from busdma.runtime.clock import WallClock
 from busdma.waiting import Runtime
 
 
@@ -21,29 +23,41 @@ class Entry:
     """A machine of the table."""
 
     #: has ``open_machine(spec, runtime, options) -> Machine``, which asks for its options, and calls their ``finish``,
-    #: before it makes anything that has to be closed
+    #: before it makes anything that has to be closed; and, if this host may lack something, ``missing() -> str``
     module: str
     what: str
     buses: tuple[str, ...]
     drivers: tuple[str, ...]  #: through whose devices data goes and comes back
     others: tuple[str, ...] = ()  #: of devices that only bring something in: no file can go through them
     variants: Mapping[str, str] = field(default_factory=dict)  #: options that make another kind of it, and what that is
+    real_time: bool = False  #: its devices keep their own time: no runtime can make it virtual
+
+    @property
+    def runtimes(self) -> tuple[str, ...]:
+        """Who can carry its drivers, by name; the usual one first."""
+        return tuple(name for name in NAMES if not self.real_time or name != "virtual")
+
+    def carrier(self, name: str | None = None, *, seed: int = 0) -> Carrier:
+        """A new runtime of that name for such a machine; None: the usual one. ConfigurationError: it cannot be."""
+        if self.real_time and name == "virtual":
+            raise ConfigurationError(f"it keeps real time: choose {' or '.join(self.runtimes)} as its runtime")
+        return by_name(name or self.runtimes[0], clock=WallClock() if self.real_time else None, seed=seed)
 
     def why_not(self) -> str:
         """Why this host cannot open the machine; "" if it can."""
         try:
-            import_module(self.module)
+            back_end = import_module(self.module)
         except ImportError as error:
             return str(error)
-        return ""
+        return str(back_end.missing()) if hasattr(back_end, "missing") else ""
 
 
 MACHINES: Final[Mapping[str, Entry]] = {
     "sim:pc-isa": Entry(
         "busdma.sim.pc_isa",
-        "simulated PC of 1998: 32 MiB, three AHA-1542s and a DES card on ISA, which reaches 16 MiB",
+        "simulated PC of 1998: 32 MiB, three AHA-1542s, a DES card and a floppy on ISA, which reaches 16 MiB",
         ("isa",),
-        ("aha1542", "des"),
+        ("aha1542", "des", "fdc"),
     ),
     "sim:pc-vlb": Entry(
         "busdma.sim.pc_vlb",
@@ -77,6 +91,65 @@ MACHINES: Final[Mapping[str, Entry]] = {
         ("bt848",),
         variants={"iommu=on": "the same behind a VT-d, with a domain of its own for each device"},
     ),
+    "qemu:pc": Entry(
+        "busdma.qemu.pc",
+        "QEMU's PC of 1996: NVMe, Am53C974 and edu on PCI, a floppy on ISA with the 8237; no IOMMU",
+        ("pci", "isa"),
+        ("nvme", "ncr53c9x", "edu", "fdc"),
+        real_time=True,
+    ),
+    "qemu:q35": Entry(
+        "busdma.qemu.q35",
+        "QEMU's PC of 2009 behind a VT-d: NVMe, Am53C974 and edu, some behind a PCI-to-PCI bridge",
+        ("pci",),
+        ("nvme", "ncr53c9x", "edu"),
+        variants={"iommu=off": "the same without the VT-d"},
+        real_time=True,
+    ),
+    "qemu:virt": Entry(
+        "busdma.qemu.virt",
+        "QEMU's aarch64 board behind an SMMUv3: NVMe with MSI-X, Am53C974, edu, which reaches no memory without",
+        ("pci",),
+        ("nvme", "ncr53c9x", "edu"),
+        real_time=True,
+    ),
+    "qemu:clipper": Entry(
+        "busdma.qemu.clipper",
+        "QEMU's Alpha (Typhoon): NVMe by the monster window, Am53C974 by a window and a scatter-gather map",
+        ("pci",),
+        ("nvme", "ncr53c9x"),
+        variants={"monster=0": "the same with the monster window closed"},
+        real_time=True,
+    ),
+    "qemu:SS-5": Entry(
+        "busdma.qemu.sun4m",
+        "QEMU's SPARCstation 5: all DMA is DVMA through its IOMMU, a 53C9x on SBus",
+        ("sbus",),
+        ("ncr53c9x",),
+        real_time=True,
+    ),
+    "qemu:SS-10": Entry(
+        "busdma.qemu.sun4m",
+        "QEMU's SPARCstation 10: the same, with devices at 36-bit physical addresses",
+        ("sbus",),
+        ("ncr53c9x",),
+        real_time=True,
+    ),
+    "qemu:sun4u": Entry(
+        "busdma.qemu.sun4u",
+        "QEMU's UltraSPARC PC: NVMe and Am53C974 behind a PCI-to-PCI bridge and the IOMMU of a sabre",
+        ("pci",),
+        ("nvme", "ncr53c9x"),
+        real_time=True,
+    ),
+    "qemu:magnum": Entry(
+        "busdma.qemu.magnum",
+        "QEMU's MIPS Magnum, little-endian: a 53C9x behind the translation of the RC4030",
+        ("jazz",),
+        ("ncr53c9x",),
+        variants={"order=big": "the same, big-endian"},
+        real_time=True,
+    ),
 }
 
 
@@ -102,7 +175,7 @@ def options_of(name: str) -> dict[str, str]:
     """
     _, options = parse(name)
     options.only_ask = True
-    carrier = by_name("virtual")
+    carrier = MACHINES[name].carrier()
     try:
         import_module(MACHINES[name].module).open_machine(name, carrier, options)
     except Asked as asked:
@@ -138,14 +211,14 @@ def select(pattern: str) -> list[str]:
 
 
 def open(
-    spec: str = "sim:pc-isa", *, runtime: str | Runtime = "virtual", check: bool | None = None, **options: object
+    spec: str = "sim:pc-isa", *, runtime: str | Runtime | None = None, check: bool | None = None, **options: object
 ) -> Machine:
     """Switch on the machine `spec`, such as ``"sim:pc-isa"`` or ``"sim:pc-isa?bounce=17"``.
 
-    `runtime`: ``"virtual"`` (deterministic, the default), ``"asyncio"``, ``"threads"``, or a Runtime, which then stays
-    the caller's to close. `check`: under the DMA checker (`busdma.check`); None: if this program runs under
-    ``busdma check``. `options`: the machine's, as in the spec. Raises ConfigurationError for a machine, option or
-    runtime that does not exist.
+    `runtime`: ``"virtual"`` (deterministic; the default of simulated machines), ``"asyncio"`` (the default of the
+    others, which keep real time), ``"threads"``, or a Runtime, which then stays the caller's to close. `check`: under
+    the DMA checker (`busdma.check`); None: if this program runs under ``busdma check``. `options`: the machine's, as in
+    the spec. Raises ConfigurationError for a machine, option or runtime that does not exist, or not here.
     """
     name, parsed = parse(spec, options)
     entry = MACHINES.get(name)
@@ -153,10 +226,19 @@ def open(
         raise ConfigurationError(f"there is no machine {name!r}; {_hint(name, MACHINES)}")
     parsed.check = (opened_checked is not None) if check is None else check
     back_end = import_module(entry.module)
-    if not isinstance(runtime, str):
+    if runtime is not None and not isinstance(runtime, str):
+        if entry.real_time and isinstance(runtime, Carrier) and runtime.clock.virtual:
+            raise ConfigurationError(f"{spec} keeps real time: give a runtime on a WallClock")
         return _opened(cast(Machine, back_end.open_machine(spec, runtime, parsed)))
-    carrier = by_name(runtime)
-    machine = cast(Machine, back_end.open_machine(spec, carrier, parsed))
+    try:
+        carrier = entry.carrier(runtime)
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{spec}: {error}") from None
+    try:
+        machine = cast(Machine, back_end.open_machine(spec, carrier, parsed))
+    except BaseException:
+        carrier.close()
+        raise
     machine.at_close(carrier.close)  # a runtime made for this machine goes with it
     return _opened(machine)
 

@@ -8,7 +8,7 @@ Source: Gibbs, tech-kern 10 June 1998, part 2 (derived tags); bus_dma(9).
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -325,7 +325,8 @@ class Tag:
     @cached_property
     def _straight(self) -> tuple[Route, Constraints] | None:
         """The preferred way, if nothing but the segmenter is needed to place linear buffers on it."""
-        first = self._ways[0] if self._ways and self.domain.cache is None else None
+        plain = self.domain.cache is None and not self.domain.force_bounce
+        first = self._ways[0] if self._ways and plain else None
         return first if first is not None and first[0].pool is None else None
 
     @cached_property
@@ -336,8 +337,11 @@ class Tag:
     def _chain(self) -> Chain:
         """What to ask when a buffer cannot stay where it lies: first what copies nothing."""
         domain, straight = self.domain, self._straight
-        whole = tuple(self._composed(*way) for way in self._ways)
-        alone = tuple(each.without_copies() for each in whole) if len(whole) > 1 else ()
+        whole: tuple[Composed, ...] = ()
+        for way in self._ways:
+            whole += (self._composed(*way, whole),)
+        forced = domain.force_bounce
+        alone = tuple(each.without_copies() for each in whole) if len(whole) > 1 and not forced else ()
         lists = (*alone, *whole)
         if straight is None:
             return Chain(lists, lists)
@@ -345,9 +349,10 @@ class Tag:
         bounce = () if zone is None else (Bounce(zone, straight[1], domain.page_size),)
         return Chain((*alone[1:], *bounce, *whole[1:]), lists)
 
-    def _composed(self, route: Route, limits: Constraints) -> Composed:
+    def _composed(self, route: Route, limits: Constraints, others: Sequence[Composed] = ()) -> Composed:
         reach = limits.reach if route.pool is None else route.pool.translator.reach
-        return Composed(self.domain, route, limits, self.domain.zone(reach))
+        zones = [other.zone for other in others if other.zone is not None]
+        return Composed(self.domain, route, limits, self.domain.zone(reach, zones))
 
     @cached_property
     def _memory_chain(self) -> Chain:

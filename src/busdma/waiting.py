@@ -135,6 +135,9 @@ class Runtime(Protocol):
     def post(self, fn: Callable[[], object]) -> None:
         """From any thread: have `fn` called where drivers run."""
 
+    async def give_way(self) -> None:
+        """Let the others who can run do so first, once; the running driver goes on behind them. No time passes."""
+
     def hold(self) -> AbstractContextManager[None]:
         """Inside, this plain thread counts as one that can run: virtual time waits for it, and so does any verdict.
 

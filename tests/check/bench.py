@@ -9,6 +9,7 @@ from busdma.buffers import LinearBuffer
 from busdma.check import Checker, Finding
 from busdma.machine.frames import FrameAllocator
 from busdma.machine.machine import Machine
+from busdma.machine.ram import sided, sparse
 from busdma.machine.space import AddressSpace
 from busdma.map import Map
 from busdma.mechanisms.iova import IovaPool
@@ -18,9 +19,8 @@ from busdma.result import Segments
 from busdma.runtime import by_name
 from busdma.sim.bus.master import MasterBus, Wires
 from busdma.sim.bus.registers import ChipRegisters
-from busdma.sim.cache import WriteBackCache
+from busdma.sim.cache import WriteBackCache, cached
 from busdma.sim.iommu.sun4m import Sun4mIommu
-from busdma.sim.memory import cached, coherent
 from busdma.sync import POSTREAD, POSTWRITE, PREREAD, PREWRITE, Direction, SyncOp
 from busdma.tag import Tag
 from busdma.translators.sun4m import Sun4mTable
@@ -34,7 +34,7 @@ POST: SyncOp = POSTREAD | POSTWRITE
 
 
 class Bench(Machine):
-    """`pages` of memory; if `caches`, behind some that DMA does not see.
+    """`pages` of memory; if `caches`, behind some that DMA does not see; if not `watched`, nobody tells what they do.
 
     ``low`` is a bus that reaches the lower half of it, ``bus`` one that reaches everything, and ``dvma``, if `remap`,
     one behind an IOMMU. ``device`` is a master on the bus of `tag`.
@@ -47,11 +47,12 @@ class Bench(Machine):
         remap: bool = False,
         standing: bool = False,
         caches: bool = False,
+        watched: bool = True,
         limit: int = 20,
         runtime: str = "virtual",
     ) -> None:
         size = pages * PAGE
-        ram = cached(WriteBackCache(size, line=LINE), check=True) if caches else coherent(size, check=True)
+        ram = cached(WriteBackCache(size, line=LINE), check=True) if caches else sided(sparse(size), watched=watched)
         frames = FrameAllocator(0, pages, seed=1)
         carrier = by_name(runtime)
         domain = ram.domain(frames, carrier, bounce_limit=limit)
@@ -68,7 +69,7 @@ class Bench(Machine):
         self.tag: Tag = self.bus
         if remap:
             self.iommu = Sun4mIommu(ram.bus)
-            self.iommu.tlb.stale = ram.stale
+            self.iommu.tlb.stale = ram.stale if watched else None
             size = 16 * MIB
             table, where = ram.table(frames, size // PAGE * 4, size // PAGE * 4)
             translator = Sun4mTable(ChipRegisters(self.master_bus, self.iommu), table, where, size=size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from busdma.runtime import by_name
-from busdma.sync import POSTREAD, PREREAD
+from busdma.sync import POSTREAD, POSTWRITE, PREREAD, PREWRITE, SyncOp
 from check import planted_transfers, planted_upkeep
 from check.bench import FROM, Bench
 from check.planted import MISTAKES, SIZE
@@ -54,6 +54,38 @@ def test_found(name: str, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (seen is None) == bool(labels)
     if seen is not None:
         assert not any(seen.seen[at : at + 16] in right for right in seen.right for at in range(0, len(seen.seen), 16))
+
+
+#: what is only known of a device's own accesses, and so of no machine that does not tell what devices do
+BY_DEVICES = {
+    "after-unload",
+    "missing-postread",
+    "missing-preread",
+    "missing-prewrite",
+    "never-loaded",
+    "no-answer",
+    "outside-map",
+    "stale-translation",
+    "wrong-way",
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_found_where_nobody_tells_what_devices_do(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mistake, labels, options = MISTAKES[name]
+    with Bench(**options, watched=False) as bench:  # type: ignore[arg-type]
+        mistake(bench, monkeypatch)
+    assert set(bench.labels()) == labels - BY_DEVICES, str(bench.checker.findings)
+
+
+@pytest.mark.parametrize(("pre", "post"), [(PREWRITE, POSTWRITE), (PREREAD, POSTREAD)])
+def test_a_missing_pre_is_found_at_the_post_where_nobody_tells_what_devices_do(pre: SyncOp, post: SyncOp) -> None:
+    with Bench(watched=False) as bench:
+        map = bench.loaded(bench.high(SIZE))
+        map.sync(pre, 0, 100)
+        map.sync(post)
+        map.unload()
+    assert bench.labels() == ["post-without-pre"]
 
 
 def test_there_are_enough() -> None:

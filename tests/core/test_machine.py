@@ -22,7 +22,7 @@ from busdma.runtime import NAMES, by_name
         ("sim:pc-isa?bounce=many", "bounce=many is not a number"),
         ("sim:pc-isa?bounce=0", "bounce=0 is too small: give 1 or more"),
         ("sim:pc-isa?bounce=-1", "too small"),
-        ("sim:pc-isa?colour=red", "no option colour; there are: bounce, disk_mib, images, seed"),
+        ("sim:pc-isa?colour=red", "no option colour; there are: bounce, disk_mib, force_bounce, images, seed"),
         ("sim:pc-isa?bounce", "options are written [?]name=value"),
         ("sim:pc-isa?", "options are written [?]name=value"),
         ("sim:pc-isa?=17", "options are written [?]name=value"),
@@ -48,7 +48,13 @@ def test_quoted_characters_of_a_spec() -> None:
 
 
 def test_options_are_those_that_the_machine_asks_for() -> None:
-    assert options_of("sim:pc-isa") == {"seed": "1", "bounce": "128", "images": "", "disk_mib": "64"}
+    assert options_of("sim:pc-isa") == {
+        "seed": "1",
+        "bounce": "128",
+        "force_bounce": "0",
+        "images": "",
+        "disk_mib": "64",
+    }
     for name in MACHINES:
         found = options_of(name)
         busdma.open(f"{name}?{'&'.join(f'{option}={value}' for option, value in found.items())}").close()
@@ -78,7 +84,7 @@ def test_an_unknown_runtime() -> None:
 def test_one_machine_on_each_runtime(runtime: str) -> None:
     with busdma.open("sim:pc-isa?bounce=17", runtime=runtime) as machine:
         assert machine.runtime.name == runtime
-        assert sorted(machine.devices) == ["aha0", "aha1", "aha2", "des0"]
+        assert sorted(machine.devices) == ["aha0", "aha1", "aha2", "des0", "fd0"]
         tag = machine.devices["aha0"].tag.derive("test", nsegments=17)
         data = bytearray(b"hello, DMA" * 400)
         with tag.transfer(data, to_device=True) as segments:

@@ -13,13 +13,13 @@ from busdma.errors import DeviceFault
 from busdma.machine.attachment import Attachment, ConfigSpace, MmioRegisters
 from busdma.machine.frames import FrameAllocator
 from busdma.machine.interrupt import Interrupt
+from busdma.machine.pci_firmware import assign
+from busdma.machine.ram import coherent
 from busdma.machine.space import AddressSpace
 from busdma.sim.bus.master import MasterBus, Wires
 from busdma.sim.bus.pci import PciHost
-from busdma.sim.bus.pci_firmware import assign
 from busdma.sim.bus.registers import ChipRegisters
 from busdma.sim.disk import Disk
-from busdma.sim.memory import coherent
 from busdma.sim.scsi.am53c974 import Am53c974
 from busdma.sim.scsi.espdma import EspDma
 from busdma.sim.scsi.jazz_dma import JazzChannel

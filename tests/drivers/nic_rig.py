@@ -20,15 +20,15 @@ from busdma.machine.attachment import Attachment, MmioRegisters
 from busdma.machine.frames import FrameAllocator
 from busdma.machine.interrupt import Interrupt
 from busdma.machine.owner import OwnedRuntime
+from busdma.machine.pci_firmware import assign
+from busdma.machine.ram import coherent
 from busdma.machine.space import AddressSpace
 from busdma.map import Map
 from busdma.mbuf import Mbuf, MbufChain, MbufPool
 from busdma.sim.bus.pci import PciHost
 from busdma.sim.bus.pci_config import BUS_MASTER
-from busdma.sim.bus.pci_firmware import assign
 from busdma.sim.chips.nic import Nic
 from busdma.sim.chips.wire import Wire
-from busdma.sim.memory import coherent
 from busdma.sim.wiring import Memory
 from busdma.sync import POSTREAD, POSTWRITE, PREREAD, PREWRITE, SyncOp
 from busdma.waiting import Runtime, Waiter

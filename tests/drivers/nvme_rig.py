@@ -13,12 +13,13 @@ from busdma.machine.attachment import Attachment, InterruptLine
 from busdma.machine.frames import FrameAllocator
 from busdma.machine.interrupt import Interrupt
 from busdma.machine.owner import OwnedRuntime
+from busdma.machine.pci_firmware import assign
+from busdma.machine.ram import coherent
 from busdma.machine.space import AddressSpace
+from busdma.sim.bus.messages import MessageController
 from busdma.sim.bus.pci import PciHost
 from busdma.sim.bus.pci_config import BUS_MASTER, COMMAND, MEMORY_SPACE
-from busdma.sim.bus.pci_firmware import assign
 from busdma.sim.disk import Disk
-from busdma.sim.memory import coherent
 from busdma.sim.nvme.controller import NvmeController
 from busdma.waiting import Runtime, Waiter
 
@@ -64,6 +65,10 @@ class Rig:
         depth: int = 31,
         reach: int | None = None,
         poll: int = 0,
+        spin: int = 0,
+        messages: bool = False,
+        vectors: int | None = None,
+        shadow_doorbells: bool = False,
     ) -> None:
         self.runtime = runtime
         ram = coherent(RAM, check=True)
@@ -74,6 +79,7 @@ class Rig:
         self.kernel = AddressSpace("kernel", ram.cpu, self.frames, pages=8192)
         self.host = PciHost(ram.bus, self.frames, AddressSet.span(0, RAM - 1))
         self.host.watch = ram.watch
+        self.host.messages = self.messages = MessageController(runtime) if messages else None
         self.line = Interrupt("pci pin", runtime)
         self.disks = [Disk(blocks=BLOCKS, block_size=block_size, seed=n) for n in range(namespaces)]
         self.slot = self.host.root.slot("nvme0", 4, self.line)
@@ -85,6 +91,8 @@ class Rig:
             namespaces=self.disks,
             mdts=mdts,
             queues=queues,
+            vectors=vectors,
+            shadow_doorbells=shadow_doorbells,
         )
         self.slot.plug(self.controller)
         assign(self.host.root, AddressSet.span(0xE0000000, 0xEFFFFFFF))
@@ -98,8 +106,9 @@ class Rig:
             registers=self.slot.registers(0),
             interrupt=line,
             runtime=OwnedRuntime(runtime, tag),
-            properties={"poll": poll} if poll else {},
+            properties={"poll": poll, "spin": spin},
             config=self.slot.config,
+            messages=self.messages,
         )
         self.driver: Nvme = attach(self.attachment, maxio=maxio, depth=depth)
 
@@ -120,6 +129,8 @@ class Rig:
         assert self.slot.statistics() == {"aborts": 0, "not_enabled": 0}
         assert self.controller.counts["ignored"] == 0
         assert not self.slot.config.command(BUS_MASTER)
+        assert self.controller.msix is None or not self.controller.msix.enabled
+        assert self.messages is None or self.messages.strays == 0
         return result
 
     def registers_on(self) -> None:

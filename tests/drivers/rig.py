@@ -11,10 +11,10 @@ from busdma.drivers.aha1542.isa import attach
 from busdma.machine.attachment import Attachment, Registers
 from busdma.machine.frames import FrameAllocator
 from busdma.machine.interrupt import Interrupt
+from busdma.machine.ram import coherent
 from busdma.machine.space import AddressSpace
 from busdma.sim.bus.isa import IsaBus
 from busdma.sim.disk import Disk
-from busdma.sim.memory import coherent
 from busdma.sim.scsi.aha1542 import Aha1542 as Adapter
 from busdma.sim.scsi.target import ScsiTarget
 from busdma.waiting import Runtime

@@ -321,7 +321,7 @@ def test_a_context_that_fails_takes_the_driver_out_of_service(rig: Rig, monkeypa
     async def main() -> None:
         disk = rig.driver.disks[0]
 
-        def broken() -> None:
+        def broken(pairs: object) -> None:
             raise RuntimeError("a mistake")
 
         with monkeypatch.context() as patched:

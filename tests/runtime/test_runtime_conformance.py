@@ -27,9 +27,42 @@ Make = Callable[[str], Carrier]
 def test_all_keep_the_protocol(any_runtime: Carrier) -> None:
     runtime: Runtime = any_runtime  # checked by mypy
     promised = {name for name, member in vars(Runtime).items() if inspect.isfunction(member) and name[0] != "_"}
-    assert promised == {"now", "call_at", "park", "block", "start", "run", "post", "hold"}
+    assert promised == {"now", "call_at", "park", "block", "start", "run", "post", "give_way", "hold"}
     assert all(callable(getattr(runtime, name)) for name in promised)
     assert runtime.name in NAMES
+
+
+def test_who_gives_way_goes_on_and_no_time_passes(any_runtime: Carrier) -> None:
+    async def main() -> int:
+        turns = 0
+        while turns < 100:
+            await any_runtime.give_way()
+            turns += 1
+        return turns
+
+    before = any_runtime.now()
+    assert any_runtime.run(main) == 100
+    if any_runtime.clock.virtual:
+        assert any_runtime.now() == before
+
+
+@pytest.mark.parametrize("name", ["virtual", "asyncio"])
+def test_the_others_have_a_turn_first(name: str) -> None:
+    with by_name(name) as runtime:
+        order: list[str] = []
+
+        async def other(what: str) -> None:
+            order.append(what)
+
+        async def main() -> None:
+            others = [runtime.start(other, what) for what in "abc"]
+            await runtime.give_way()
+            order.append("main")
+            for each in others:
+                await runtime.park(each.done)
+
+        runtime.run(main)
+        assert order == ["a", "b", "c", "main"]
 
 
 def test_by_name_says_what_there_is() -> None:

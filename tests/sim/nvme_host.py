@@ -44,7 +44,14 @@ class Host:
     """Memory, the clock, and a controller that is off."""
 
     def __init__(
-        self, *, namespaces: int = 1, mdts: int = 5, queues: int = 4, flash: Flash = SMALL_SSD, block_size: int = 512
+        self,
+        *,
+        namespaces: int = 1,
+        mdts: int = 5,
+        queues: int = 4,
+        flash: Flash = SMALL_SSD,
+        block_size: int = 512,
+        shadow_doorbells: bool = False,
     ) -> None:
         self.memory = bytearray(RAM)
         self.refused = range(0)  #: addresses that a translation refuses
@@ -55,7 +62,15 @@ class Host:
         self.written: list[int] = []  #: the addresses of every write of the device
         self.disks = [Disk(blocks=BLOCKS, block_size=block_size) for _ in range(namespaces)]
         self.device = NvmeController(
-            self, self, self.call_at, self.now, namespaces=self.disks, mdts=mdts, queues=queues, flash=flash
+            self,
+            self,
+            self.call_at,
+            self.now,
+            namespaces=self.disks,
+            mdts=mdts,
+            queues=queues,
+            flash=flash,
+            shadow_doorbells=shadow_doorbells,
         )
         self.next_id = 0
         self.free = 0x10000  # memory below belongs to the queues

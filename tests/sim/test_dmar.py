@@ -368,6 +368,20 @@ def test_full_records_are_not_overwritten() -> None:
     assert len(pc.chip.faults.recent) == RECORDS + 3
 
 
+def test_the_unit_says_whether_there_is_a_fault() -> None:
+    pc = Pc()
+    assert not pc.unit.pending()
+    for n in range(RECORDS + 1):
+        pc.one.dma_read(IOVA + n * PAGE, 1)
+        assert pc.unit.pending()
+    for _ in range(RECORDS):
+        assert pc.unit.pending()
+        assert pc.unit.take_fault() is not None
+    assert pc.unit.pending()  # that some were lost
+    assert pc.unit.take_fault() is None
+    assert not pc.unit.pending()
+
+
 @given(st.lists(st.sampled_from(["fault", "take"]), max_size=30))
 def test_records_are_taken_in_order(steps: list[str]) -> None:
     pc = Pc()

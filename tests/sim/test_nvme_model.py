@@ -294,6 +294,105 @@ def test_the_same_identifier_twice(host: Host) -> None:
     assert sorted(a.status for a in host.take(1)) == [0, Status.ID_CONFLICT]
 
 
+# -- shadow doorbells -------------------------------------------------------------------------------------------------
+
+SHADOWS, EVENTS = 0x7000, 0x8000
+
+
+def word(host: Host, page: int, number: int) -> int:
+    return int.from_bytes(host.memory[page + 4 * number : page + 4 * number + 4], "little")
+
+
+def tell(host: Host, number: int, value: int) -> None:
+    host.memory[SHADOWS + 4 * number : SHADOWS + 4 * number + 4] = value.to_bytes(4, "little")
+
+
+def test_shadow_doorbells_are_offered_or_not(fresh: Host) -> None:
+    fresh.enable()
+    assert fresh.do(0, 0x06, prp1=DATA, words=(1,)).status == 0
+    assert struct.unpack_from("<H", fresh.memory, DATA + 256) == (0,)
+    assert fresh.do(0, 0x7C, prp1=SHADOWS, prp2=EVENTS).status == Status.INVALID_OPCODE
+    offering = Host(shadow_doorbells=True)
+    offering.enable()
+    assert offering.do(0, 0x06, prp1=DATA, words=(1,)).status == 0
+    assert struct.unpack_from("<H", offering.memory, DATA + 256) == (0x100,)
+    for places in ((SHADOWS + 8, EVENTS), (SHADOWS, EVENTS + 4)):
+        assert offering.do(0, 0x7C, prp1=places[0], prp2=places[1]).status == Status.INVALID_FIELD
+    offering.close()
+
+
+@pytest.fixture
+def shadowed() -> Iterator[Host]:
+    made = Host(shadow_doorbells=True)
+    made.start(size=8)
+    assert made.do(0, 0x7C, prp1=SHADOWS, prp2=EVENTS).status == 0
+    yield made
+    made.close()
+
+
+def test_it_looks_once_more_after_it_has_said_how_far_it_has_looked(shadowed: Host) -> None:
+    host = shadowed
+    host.put(1, FLUSH, 1, ring=False)
+    tell(host, 2, 1)
+    host.run()
+    assert host.take(1) == []  # it sleeps
+    host.ring(1)
+    host.put(1, FLUSH, 1, ring=False)
+    tell(host, 2, 2)  # in time
+    host.run()
+    assert len(host.take(1, ring=False)) == 2
+    assert word(host, EVENTS, 2) == 2
+    host.put(1, FLUSH, 1, ring=False)
+    tell(host, 2, 3)
+    host.run()
+    assert host.take(1, ring=False) == []  # too late: the event index has been there to be seen
+
+
+def test_heads_are_taken_from_memory_when_it_has_something_to_say(shadowed: Host) -> None:
+    host, wanted = shadowed, 0
+    for number in range(1, 31):  # four times as many as there are entries
+        host.put(1, FLUSH, 1, ring=False)
+        tell(host, 2, host.rings[1].tail)
+        host.ring(1)
+        host.run()
+        wanted += len(host.take(1, ring=False))
+        tell(host, 3, host.rings[1].head)
+        assert wanted == number
+    assert host.device.counts["ignored"] == 0
+
+
+def test_what_cannot_be_is_ignored_in_memory_too(shadowed: Host) -> None:
+    host = shadowed
+    tell(host, 2, 99)
+    host.put(1, FLUSH, 1)
+    host.run()
+    assert len(host.take(1, ring=False)) == 1
+    assert host.device.counts["ignored"] == 1
+    tell(host, 2, 2)
+    tell(host, 3, 99)
+    host.put(1, FLUSH, 1)
+    host.run()
+    assert host.device.counts["ignored"] == 2
+
+
+def test_a_reset_ends_them(shadowed: Host) -> None:
+    host = shadowed
+    host.set(CC, 0)
+    host.run()
+    host.start()
+    host.memory[EVENTS : EVENTS + 4096] = bytes(4096)
+    assert host.do(1, FLUSH, 1).status == 0
+    assert host.memory[EVENTS : EVENTS + 4096] == bytes(4096)
+
+
+def test_shadow_doorbells_out_of_reach_are_the_end(shadowed: Host) -> None:
+    host = shadowed
+    host.refused = range(SHADOWS, SHADOWS + 4096)
+    host.put(1, FLUSH, 1)
+    host.run()
+    assert host.get(CSTS) & 2
+
+
 # -- queues and interrupts --------------------------------------------------------------------------------------------
 
 

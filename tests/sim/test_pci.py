@@ -14,6 +14,7 @@ from busdma.errors import ConfigurationError, DriverError
 from busdma.machine.attachment import MmioRegisters
 from busdma.machine.frames import FrameAllocator
 from busdma.machine.interrupt import Interrupt
+from busdma.machine.pci_firmware import assign
 from busdma.runtime.virtual import VirtualRuntime
 from busdma.sim.bus.pci import PciHost, PciSlot, split
 from busdma.sim.bus.pci_bridge import PciBridge
@@ -28,7 +29,6 @@ from busdma.sim.bus.pci_config import (
     Bar,
     ConfigSpace,
 )
-from busdma.sim.bus.pci_firmware import assign
 
 PAGE = 4096
 MIB = 1 << 20

@@ -122,6 +122,8 @@ def test_tables_that_cannot_be() -> None:
             Sun4mTable(registers, bus.memory[:0x4000], 0, size=size)
     with pytest.raises(ConfigurationError, match="a multiple of 0x4000"):
         Sun4mTable(registers, bus.memory[0x1000:0x5000], 0x1000, size=16 << 20)
+    with pytest.raises(ConfigurationError, match="below 0x80000000, where BASE reaches"):
+        Sun4mTable(registers, bus.memory[:0x4000], 2 << 30, size=16 << 20)
     with pytest.raises(ConfigurationError, match="give 0x8000 bytes"):
         Sun4mTable(registers, bus.memory[:0x4000], 0, size=32 << 20)
     table = Sun4mTable(registers, bus.memory[0x8000:0x10000], 0x8000, size=32 << 20)

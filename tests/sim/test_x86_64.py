@@ -11,9 +11,9 @@ import pytest
 from busdma.drivers.block import transfer_all
 from busdma.drivers.edu.core import Edu
 from busdma.errors import ConfigurationError
+from busdma.machine import ram
 from busdma.machine.spec import parse
 from busdma.runtime import by_name
-from busdma.sim import ram
 from busdma.sim.x86_64 import DEVICE_HOLE, RAM, X8664, open_machine
 from busdma.sync import Direction
 

@@ -11,6 +11,8 @@ import sys
 
 import pytest
 
+from busdma import machines
+
 pytest_plugins = ("pytester",)
 
 MACHINES = ("--busdma-machine", "sim:pc-isa", "--busdma-machine", "sim:pc-vlb")
@@ -78,14 +80,31 @@ def test_the_options_are_explained(pytester: pytest.Pytester) -> None:
 # ---------------------------------------------------------------- which machines
 
 
-def test_one_test_for_each_machine(pytester: pytest.Pytester) -> None:
+def test_one_test_for_each_simulated_machine(pytester: pytest.Pytester) -> None:
     done = run(pytester, "def test_a(machine): print('spec =', machine.spec)", "-s")
     found = re.findall(r"spec = (\S+)", text(done))
     command = [sys.executable, "-m", "busdma", "machines", "--json"]
     listed = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    assert found == [machine["spec"] for machine in listed["machines"] if machine["available"]]
+    available = [machine["spec"] for machine in listed["machines"] if machine["available"]]
+    assert found == [spec for spec in available if spec.startswith("sim:")]
     assert {"sim:pc-isa", "sim:x86-64", "sim:x86-64?iommu=on"} <= set(found)
     done.assert_outcomes(passed=len(found))
+
+
+def test_a_marker_that_names_machines_is_followed_without_an_option(pytester: pytest.Pytester) -> None:
+    done = run(
+        pytester,
+        """
+        import pytest
+
+        @pytest.mark.busdma(machine=("qemu:p*", "sim:pc-isa"))
+        def test_a(machine): pass
+        """,
+        "--collect-only",
+        "-q",
+    )
+    lacking = machines.MACHINES["qemu:pc"].why_not()
+    assert re.findall(r"test_a\[(\S+)\]", text(done)) == ["sim:pc-isa"] + ["qemu:pc"] * (not lacking)
 
 
 def test_chosen_machines(pytester: pytest.Pytester) -> None:

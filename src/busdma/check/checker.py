@@ -41,11 +41,15 @@ _PRE: Final = PREREAD | PREWRITE
 class Checker:
     """For one machine. `cpu`, `device`: the two sides of its memory, from physical address `base` on.
 
-    `line`: bytes of a cache line where the machine has caches that DMA does not see; 1 elsewhere.
+    `line`: bytes of a cache line where the machine has caches that DMA does not see; 1 elsewhere. `sees_devices`: it is
+    told of what devices do; otherwise it only keeps the two sides apart.
     """
 
-    def __init__(self, cpu: memoryview, device: memoryview, *, base: int = 0, line: int = 1) -> None:
+    def __init__(
+        self, cpu: memoryview, device: memoryview, *, base: int = 0, line: int = 1, sees_devices: bool = True
+    ) -> None:
         self.line = line
+        self.sees_devices = sees_devices
         self.findings = Findings()
         self._sides = Sides(cpu, device, base)
         self._lock = threading.RLock()
@@ -190,17 +194,17 @@ class Checker:
     # -- Watch --------------------------------------------------------------------------------------------------------
 
     def before_read(self, address: int, length: int, master: str) -> None:
-        """See `busdma.sim.bus.master.Watch`."""
+        """See `busdma.machine.ram.Watch`."""
         with self._lock:
             self._traffic.used(address, length, master, False)
 
     def after_write(self, address: int, length: int, master: str) -> None:
-        """See `busdma.sim.bus.master.Watch`."""
+        """See `busdma.machine.ram.Watch`."""
         with self._lock:
             self._traffic.used(address, length, master, True)
 
     def unanswered(self, address: int, length: int, master: str) -> None:
-        """See `busdma.sim.bus.master.Watch`."""
+        """See `busdma.machine.ram.Watch`."""
         with self._lock:
             self._traffic.unanswered(address, length, master)
 

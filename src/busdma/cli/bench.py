@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
 COLUMNS: Final = ("case", "ours", "reference", "unit", "ratio", "target", "met")
-NAMES: Final = ("load", "iova")
+NAMES: Final = ("load", "iova", "nvme")
 
 
 class Report(Protocol):
@@ -45,7 +45,8 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Measure, beside a reference in the same process, and compare. A row is a case: "
         f"{', '.join(COLUMNS)}. A target is a ratio (50x), what may be added to the reference (+1500 ns), or a limit "
         "(400 ns, 1 %). A missed target is shown, and fails only with --strict. The reference of load is C, so load "
-        "needs a C compiler. From a source tree, .venv measures the pure form and `make bench` the compiled one.",
+        "needs a C compiler; nvme needs QEMU. From a source tree, .venv measures the pure form and `make bench` the "
+        "compiled one.",
     )
     parser.add_argument("name", metavar="NAME", choices=NAMES, help=f"one of: {', '.join(NAMES)}")
     parser.add_argument("--quick", action="store_true", help="fewer and shorter measurements: less exact")

@@ -31,6 +31,10 @@ class Leak(BusdmaError):
     """Something was not given back."""
 
 
+class TooSmall(ConfigurationError):
+    """FILE does not go on a disk, and no larger one can be made."""
+
+
 class Job:
     """FILE through all devices of one driver on one machine."""
 
@@ -45,11 +49,15 @@ class Job:
         self.failed = False
         self.expected = 0  # bytes that must cross the bus
 
-    def run(self) -> dict[str, Any]:
-        """The row. Whatever goes wrong has been told, and the row is not verified."""
+    def run(self) -> dict[str, Any] | None:
+        """The row. Whatever goes wrong has been told, and the row is not verified.
+
+        None: FILE was not written, for it is larger than a disk of which there is none larger; that has been told too.
+        """
         machine, source = self.machine, self.source
         held = _held(machine)
         drivers: list[Driver] = []
+        skipped = False
         before: dict[str, int] | None = None  # what bringing the devices up cost does not count
         try:
             for name in self.devices:
@@ -60,6 +68,9 @@ class Job:
             before = self._counts()
             machine.run(self._copy, disks, echoes)
             self._verify()
+        except TooSmall as error:
+            skipped = True
+            self.output.note(f"{machine.spec}: {self.driver} is skipped, because {error}")
         except (BusdmaError, OSError) as error:
             self._fail(error)
         after = self._counts()
@@ -69,6 +80,8 @@ class Job:
             except (BusdmaError, OSError) as error:
                 self._fail(error)
         self._find_leaks(held)
+        if skipped and not self.failed:
+            return None
         counts = {name: after[name] - (before or after)[name] for name in after}
         if not self.failed and counts["bytes"] < self.expected:
             self._fail(
@@ -94,6 +107,7 @@ class Job:
         size = self.source.size
         disks: list[BlockDevice] = []
         echoes: list[Echo] = []
+        fixed: set[BlockDevice] = set()
         for driver in drivers:
             silent: Mapping[str, DeviceFault] = getattr(driver, "silent", {})
             for name, fault in silent.items():
@@ -102,9 +116,14 @@ class Job:
             if not driver.disks and not here:
                 raise DeviceFault(f"{driver.name} found no disk: put one on its bus")
             disks.extend(driver.disks)
+            fixed.update(driver.disks if getattr(driver, "fixed_size", False) else ())
             echoes.extend(here)
         for disk in disks:
             capacity = disk.blocks * disk.block_size
+            if size > capacity and disk in fixed:
+                raise TooSmall(
+                    f"{self.source.path!r} has {size} bytes, and disk {disk.name} holds {capacity}, as all of its kind"
+                )
             if size > capacity:
                 larger = with_option(self.machine.spec, "disk_mib", -(-size >> 20))  # rounded up
                 raise ConfigurationError(

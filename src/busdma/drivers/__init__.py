@@ -27,6 +27,7 @@ FRONT_ENDS: Final[Mapping[tuple[str, str], str]] = {
     ("des", "isa"): "busdma.drivers.des.isa",
     ("des", "pci"): "busdma.drivers.des.pci",
     ("edu", "pci"): "busdma.drivers.edu.pci",
+    ("fdc", "isa"): "busdma.drivers.fdc.isa",
     ("ncr53c9x", "jazz"): "busdma.drivers.ncr53c9x.jazz",
     ("ncr53c9x", "pci"): "busdma.drivers.ncr53c9x.pci",
     ("ncr53c9x", "sbus"): "busdma.drivers.ncr53c9x.sbus",

@@ -7,6 +7,9 @@
   so what has finished gives its bounce pages back, whoever waits for some.
 - *recover*, one: aborts what took too long, and resets the controller if that does not help. Never waits for a pool.
 
+Where a driver lets requests go *express*, a request that need not wait for anything, nor for a request before it, is
+started by whoever submits it; *serve* is then only told of it.
+
 A driver derives from `Host` and says how a command is started, aborted and told from others, and how a reset is done.
 """
 
@@ -21,10 +24,11 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from busdma.drivers import contexts
 from busdma.drivers.queues import Channel, Request, RequestQueue
-from busdma.errors import DeviceFault, DriverError
+from busdma.drivers.watch import Watch
+from busdma.errors import DeadlineExpired, DeviceFault, DriverError, ResourceShortage
 from busdma.machine.attachment import Attachment
 from busdma.sync import Direction
-from busdma.waiting import Task, Timer, Waiter
+from busdma.waiting import Task, Waiter
 
 if TYPE_CHECKING:
     from busdma.map import Map
@@ -49,7 +53,7 @@ class Unit:
 class Slot(Generic[U]):
     """One command's place in the controller: a map for its data, and the request it carries, if any."""
 
-    __slots__ = ("abort", "loaded", "map", "request", "resting", "timer", "told", "unit")
+    __slots__ = ("abort", "loaded", "map", "request", "resting", "told", "unit")
 
     unit: U  #: whose request it carries, or last carried
 
@@ -63,7 +67,6 @@ class Slot(Generic[U]):
         self.loaded: Direction | None = None  #: the map is loaded, this way
         self.told = False  #: the controller has it
         self.resting = False  #: it waits for its next try
-        self.timer: Timer | None = None
         self.abort: Waiter | None = None  #: its time is over
 
     def give(self) -> None:
@@ -91,6 +94,7 @@ class Host(ABC, Generic[S, U]):
         self._units: list[U] = []
         self._tasks: list[Task[None]] = []
         self._trouble: Channel[tuple[S, Request] | str] = Channel(f"trouble with {self.name}")
+        self._watch: Watch[Request] = Watch(self._runtime, self._late)
         self._counts = dict.fromkeys(("interrupts", "commands", "retries", "aborts", "resets", "stray"), 0)
 
     # -- what a controller's driver says ------------------------------------------------------------------------------
@@ -109,6 +113,15 @@ class Host(ABC, Generic[S, U]):
 
     def _tell(self, unit: U) -> None:
         """See that the controller knows what was begun for `unit`, whose context is going to wait."""
+
+    async def _attend(self, unit: U) -> None:
+        """`unit` has nothing left that can be started: its context is going to wait for more."""
+        self._tell(unit)
+
+    def _attend_express(self, unit: U, request: Request) -> Coroutine[Any, Any, None] | None:
+        """`request` has been started express, and whoever made it is going to wait; what he may do himself before."""
+        unit.queue.call()
+        return None
 
     @abstractmethod
     async def _complete(self) -> None:
@@ -216,9 +229,7 @@ class Host(ABC, Generic[S, U]):
         """Serve nothing any more."""
         with self._lock:
             self._open, self._closed = False, True
-            for slot in self._slots:
-                if slot.timer is not None:
-                    slot.timer.cancel()
+            self._watch.clear()
         for unit in self._units:
             unit.queue.close(error)
 
@@ -237,8 +248,9 @@ class Host(ABC, Generic[S, U]):
         while True:
             request = unit.queue.take()
             if request is None:
-                self._tell(unit)  # before every wait, and only then
-                request = await unit.queue.next()
+                await self._attend(unit)  # before every wait, and only then
+                await unit.queue.work()
+                continue
             if not len(unit.free):
                 self._tell(unit)
             slot: S | None = None
@@ -256,12 +268,52 @@ class Host(ABC, Generic[S, U]):
             else:
                 self._launch(slot, request)
 
+    def _express(self, unit: U, request: Request) -> Coroutine[Any, Any, None] | None:
+        """As `RequestQueue` wants it."""
+        return self._attend_express(unit, request) if self._start_now(unit, request) else None
+
+    def _start_now(self, unit: U, request: Request) -> bool:
+        """Start it, unless anything is short: then the queue has it back."""
+        with self._lock:  # a stop waits for contexts, and whoever submits is none
+            slot = None if self._closed else unit.free.take_now()
+            if slot is None:
+                unit.queue.put_back([request])
+                return False
+            slot.unit = unit
+            try:
+                if request.buffer is not None:
+                    self._load_now(slot, request)
+            except BaseException as error:
+                self._release(slot)
+                if isinstance(error, ResourceShortage):
+                    unit.queue.put_back([request])
+                elif isinstance(error, Exception):
+                    unit.queue.settle(request, error)
+                else:
+                    raise
+                return False
+            self._launch(slot, request)
+            return True
+
+    def _load_now(self, slot: S, request: Request) -> None:
+        """As `_load`, and never waits: ResourceShortage."""
+        slot.map.load_nowait(request.buffer, request.direction)
+        self._arrange(slot, request)
+
     async def _load(self, slot: S, request: Request) -> None:
-        """Load the slot's map; set its ``loaded``."""
+        """Load the slot's map."""
         await slot.map.load(request.buffer, request.direction, deadline=request.deadline)
+        self._arrange(slot, request)
+
+    def _arrange(self, slot: S, request: Request) -> None:
+        """It is loaded: set the slot's ``loaded``, and whatever the segments are written into."""
         slot.loaded = request.direction
 
     def _launch(self, slot: S, request: Request) -> None:
+        if request.deadline is not None and request.deadline <= self._runtime.now():
+            late = DeadlineExpired(f"the deadline passed before {self.name} was told of the command")
+            self._settle(slot, request, late, told=False)
+            return
         if not slot.unit.queue.start(request):
             self._settle(slot, request, None, told=False)
             return
@@ -270,8 +322,15 @@ class Host(ABC, Generic[S, U]):
         with self._lock:
             slot.request = request
             end = self._runtime.now() + self._timeout if request.deadline is None else request.deadline
-            slot.timer = self._runtime.call_at(end, partial(self._trouble.put, (slot, request)))
+            self._watch.begin(request, end)
             self._post(slot)
+
+    def _late(self, request: Request) -> None:
+        """The time of a command is over."""
+        with self._lock:
+            for slot in self._slots:
+                if slot.request is request:
+                    self._trouble.put((slot, request))
 
     def _post(self, slot: S) -> None:
         """Start the command, or do it when the controller takes some. Under the lock."""
@@ -304,20 +363,27 @@ class Host(ABC, Generic[S, U]):
 
     def _settle(self, slot: S, request: Request, result: bytes | Exception | None, *, told: bool = True) -> None:
         """The request is over, and the next one may have the slot. `told`: the device has seen the map."""
-        self._release(slot, told)
-        slot.unit.queue.settle(request, result)
+        fault = self._release(slot, told)
+        slot.unit.queue.settle(request, result if fault is None or isinstance(result, Exception) else fault)
 
-    def _release(self, slot: S, told: bool = False) -> None:
-        """Unload, and let the next request have the slot."""
-        if slot.timer is not None:
-            slot.timer.cancel()
+    def _release(self, slot: S, told: bool = False) -> DeviceFault | None:
+        """Unload, and let the next request have the slot. What the machine knows to have gone wrong with the data."""
+        fault: DeviceFault | None = None
+        if slot.request is not None:
+            self._watch.end(slot.request)
         if slot.loaded is not None:
             if told:
-                slot.map.sync(slot.loaded.post)
-                self._landed(slot)
+                try:
+                    slot.map.sync(slot.loaded.post)
+                except DeviceFault as error:
+                    fault = error
+                    slot.map.report_idle()  # the device has ended all the same
+                else:
+                    self._landed(slot)
             slot.map.unload()
         slot.clear()
         slot.unit.free.put(slot)
+        return fault
 
     # -- reset --------------------------------------------------------------------------------------------------------
 
@@ -333,8 +399,8 @@ class Host(ABC, Generic[S, U]):
             lost = [slot for slot in self._slots if slot.told]
             for slot in lost:
                 slot.told = False  # whatever is said of it from here on comes too late
-                if slot.timer is not None:
-                    slot.timer.cancel()
+                if slot.request is not None:
+                    self._watch.end(slot.request)
                 if slot.loaded is not None:
                     slot.map.quarantine()  # its fate is unknown until the controller has been reset
         try:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Coroutine, Iterable
 from functools import partial
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from busdma.drivers.block import Data
 from busdma.errors import DeadlineExpired, DeviceFault
@@ -60,6 +60,11 @@ class Channel(Generic[T]):
             raise
         return item
 
+    def take_now(self) -> T | None:
+        """The oldest item, if there is one."""
+        with self._lock:
+            return self._items.popleft() if self._items else None
+
     def __len__(self) -> int:
         return len(self._items)
 
@@ -103,7 +108,7 @@ class Request:
         self.span = span
         self.writes = direction is Direction.TO_DEVICE
         self.deadline = deadline
-        self.done = Waiter(f"command {cdb.hex(' ')}")
+        self.done = Waiter("a command")
         self.started = False  #: the device has been told
         self.given_up = False  #: the deadline came first
         self.attempts = 0  #: tries that the device answered with "not now"
@@ -115,64 +120,139 @@ class Request:
         return (self.writes or other.writes) and first < other_end and other_first < end
 
 
-class RequestQueue:
-    """The requests of one disk: those that wait, in order, and those in flight. One consumer."""
+Express: TypeAlias = Callable[[Request], Coroutine[Any, Any, None] | None]
 
-    __slots__ = ("_changed", "_lock", "_runtime", "_waiting", "closed", "in_flight", "name")
+
+class RequestQueue:
+    """The requests of one disk: those that wait, in order, and those in flight. One consumer.
+
+    ``express``: where nothing waits, a request need not wait for the consumer either. It is in flight then, and
+    ``express(request)`` is called in the context that submits it; it may put the request back, and what it returns is
+    awaited there.
+    """
+
+    __slots__ = (
+        "_called",
+        "_changed",
+        "_flying",
+        "_lock",
+        "_runtime",
+        "_waiting",
+        "_writes",
+        "closed",
+        "express",
+        "name",
+    )
 
     def __init__(self, name: str, runtime: Runtime) -> None:
         self.name = name
+        self.express: Express | None = None
         self.closed: BaseException | None = None  #: why nothing is served any more
-        self.in_flight: list[Request] = []
+        self._flying: dict[Request, None] = {}  # in flight, in order
+        self._writes = 0  # among them
         self._runtime = runtime
         self._waiting: deque[Request] = deque()
         self._changed: Waiter | None = None
+        self._called = False
         self._lock = threading.Lock()
 
     async def submit(self, request: Request) -> bytes:
         """Queue `request`, wait until it is settled, and return its reply or raise its error."""
-        runtime = self._runtime
-        with self._lock:
-            if self.closed is not None:
-                raise self.closed
-            self._waiting.append(request)
-        self._notify()
-        timer = None
-        if request.deadline is not None:
-            timer = runtime.call_at(request.deadline, partial(self._give_up, request))
-        try:
-            result = await runtime.park(request.done)
-        finally:
-            if timer is not None:
-                timer.cancel()
+        done, express = request.done, self._enter(request)
+        if express is None:
+            self._notify()
+        elif (rest := express(request)) is not None:
+            await rest
+        result = done.value if done.state == WOKEN else await self._settled(request)
         if isinstance(result, BaseException):
             raise result
         reply: bytes = result
         return reply
 
+    @property
+    def in_flight(self) -> list[Request]:
+        """The requests that the consumer has taken and that are not settled, oldest first."""
+        return list(self._flying)
+
+    @property
+    def alone(self) -> bool:
+        """One request is in flight at most, and nothing waits."""
+        return len(self._flying) <= 1 and not self._waiting
+
+    @property
+    def busy(self) -> bool:
+        """Some are in flight."""
+        return bool(self._flying)
+
+    async def _settled(self, request: Request) -> Any:
+        request.done.purpose = f"command {request.cdb.hex(' ')}"
+        timer = None
+        if request.deadline is not None:
+            timer = self._runtime.call_at(request.deadline, partial(self._give_up, request))
+        try:
+            return await self._runtime.park(request.done)
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    def _enter(self, request: Request) -> Express | None:
+        """Put it into the queue; or in flight at once, and then this is how it goes."""
+        with self._lock:
+            if self.closed is not None:
+                raise self.closed
+            if self.express is None or self._waiting or request.deadline is not None or self._conflicts(request):
+                self._waiting.append(request)
+                return None
+            self._depart(request)
+            return self.express
+
     async def next(self) -> Request:
         """The head, in flight from now on, once nothing in flight conflicts with it. For the consumer alone."""
-        while True:
-            with self._lock:
-                head = self._take()
-                if head is not None:
-                    return head
-                self._changed = waiter = Waiter(f"work for {self.name}")
-            await self._runtime.park(waiter)
+        while (head := self.take()) is None:
+            await self.work()
+        return head
+
+    async def work(self) -> None:
+        """Return when there is something to take, or the consumer has been called since the last `take`."""
+        with self._lock:
+            if self._called or self._ready():
+                return
+            self._changed = waiter = Waiter(f"work for {self.name}")
+        await self._runtime.park(waiter)
 
     def take(self) -> Request | None:
         """What `next` would return without waiting, if anything."""
         with self._lock:
-            return self._take()
+            self._called = False
+            if not self._ready():
+                return None
+            head = self._waiting.popleft()
+            self._depart(head)
+            return head
 
-    def _take(self) -> Request | None:
+    def call(self) -> None:
+        """Have the consumer look, though there may be nothing to take: what went express is to be seen to."""
+        self._called = True
+        self._notify()
+
+    def _ready(self) -> bool:
+        """Can the head be taken?"""
         while self._waiting and self._waiting[0].done.state != PENDING:
             self._waiting.popleft()  # nobody waits for it any more
-        head = self._waiting[0] if self._waiting else None
-        if head is None or any(head.conflicts(other) for other in self.in_flight):
-            return None
-        self.in_flight.append(self._waiting.popleft())
-        return head
+        return bool(self._waiting) and not self._conflicts(self._waiting[0])
+
+    def _conflicts(self, request: Request) -> bool:
+        """With one in flight; reads alone never do."""
+        return (request.writes or self._writes > 0) and any(request.conflicts(other) for other in self._flying)
+
+    def _depart(self, request: Request) -> None:
+        self._flying[request] = None
+        self._writes += request.writes
+
+    def _arrive(self, request: Request) -> None:
+        if request in self._flying:
+            del self._flying[request]
+            self._writes -= request.writes
 
     def start(self, request: Request) -> bool:
         """The device is about to be told of `request`. False: do not, nobody waits for it any more."""
@@ -183,10 +263,10 @@ class RequestQueue:
     def settle(self, request: Request, result: Any) -> bool:
         """`request` is over. False: whoever made it has given it up meanwhile."""
         with self._lock:
-            if request in self.in_flight:
-                self.in_flight.remove(request)
+            self._arrive(request)
         taken = request.done.wake(result)
-        self._notify()
+        if self._waiting:
+            self._notify()
         return taken
 
     def put_back(self, requests: Collection[Request]) -> None:
@@ -197,8 +277,8 @@ class RequestQueue:
         over: list[Request] = []
         with self._lock:
             now, closed = self._runtime.now(), self.closed
-            for request in reversed([request for request in self.in_flight if request in requests]):
-                self.in_flight.remove(request)
+            for request in reversed([request for request in self._flying if request in requests]):
+                self._arrive(request)
                 request.started = False
                 if closed is not None or (request.deadline is not None and request.deadline <= now):
                     over.append(request)

@@ -26,6 +26,7 @@ from busdma.tracebacks import hidden
 __tracebackhide__ = hidden
 
 RESERVED: Final = "reserved"  #: the label of frames that are never given out
+DMA_SAFE: Final = "dma-safe"  #: and of those that were allocated to be shared with a device
 
 _FREE: Final = 0
 _NOTHING: Final = AddressSet()

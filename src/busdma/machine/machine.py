@@ -14,7 +14,14 @@ from busdma.domain import DmaDomain
 from busdma.drivers import Driver, attach
 from busdma.errors import ConfigurationError, DriverError
 from busdma.lifecycle import State
-from busdma.machine.attachment import Attachment, ConfigSpace, InterruptLine, Registers
+from busdma.machine.attachment import (
+    Attachment,
+    ConfigSpace,
+    InterruptLine,
+    IsaDmaChannel,
+    MessageInterrupts,
+    Registers,
+)
 from busdma.machine.owner import OwnedRuntime
 from busdma.machine.space import AddressSpace
 from busdma.tag import Tag
@@ -39,6 +46,8 @@ class Device:
     interrupt: InterruptLine
     properties: dict[str, int] = field(default_factory=dict)
     config: ConfigSpace | None = None  #: on PCI
+    messages: MessageInterrupts | None = None  #: where the machine has interrupts by message
+    dma: IsaDmaChannel | None = None  #: where the bus wired one to it
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +142,8 @@ class Machine:
             runtime=self._owned[-1],
             properties=device.properties,
             config=device.config,
+            messages=device.messages,
+            dma=device.dma,
         )
 
     def traffic(self, device: str) -> DataTraffic:

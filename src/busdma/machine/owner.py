@@ -83,6 +83,10 @@ class OwnedRuntime:
         """As `Runtime.post`."""
         self._runtime.post(fn)
 
+    async def give_way(self) -> None:
+        """As `Runtime.give_way`."""
+        await self._runtime.give_way()
+
     def hold(self) -> AbstractContextManager[None]:
         """As `Runtime.hold`."""
         return self._runtime.hold()

@@ -48,6 +48,13 @@ class Options:
             raise ConfigurationError(f"{self._spec}: {name}={value} is too small: give {least} or more")
         return value
 
+    def flag(self, name: str, default: bool = False) -> bool:
+        """The option as 0 or 1. ConfigurationError otherwise."""
+        text = self.text(name, str(int(default)))
+        if text not in ("0", "1"):
+            raise ConfigurationError(f"{self._spec}: {name}={text}: give 0 or 1")
+        return text == "1"
+
     def finish(self) -> None:
         """ConfigurationError for an option that the machine does not have."""
         if self.only_ask:

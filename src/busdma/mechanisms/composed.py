@@ -17,6 +17,7 @@ from busdma.buffers import Buffer
 from busdma.constraints import Constraints
 from busdma.errors import ShortageReason
 from busdma.lists import ElementList
+from busdma.machine.frames import DMA_SAFE
 from busdma.mechanisms import Holder, Shortage, Unreachable
 from busdma.mechanisms.bounce import BounceNeed, reserve
 from busdma.mechanisms.ground import Ground
@@ -59,12 +60,13 @@ class Composed:
         self._within = None if self.pool is None or self.pool.translator.window <= reach else reach
         first, end = self.memory = ground.base, ground.base + len(ground.memory)  #: physical, to below `end`
         entered = self.pool is not None and self.pool.translator.reach.covers(first, end - 1)
-        self._simple = entered and ground.cache is None  # any page of memory may stay where it is
+        self._forced = ground.force_bounce and zone is not None
+        self._simple = entered and ground.cache is None and not self._forced  # any page may stay where it is
         self._spill = 0 if self.pool is None else -(-self.pool.translator.prefetch // self.page)
 
     def reaches(self, address: int, size: int) -> bool:
         """Can these bytes of one page frame, by physical address, stay where they are?"""
-        if address == FOREIGN:
+        if address == FOREIGN or (self._forced and self.ground.frames.owner_of(address) != DMA_SAFE):
             return False
         if self.pool is not None:
             return self.pool.translator.reach.covers(address, address + size - 1)

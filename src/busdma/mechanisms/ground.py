@@ -13,7 +13,8 @@ class Ground:
     """`memory`: all RAM, whose page `frames` are handed out; its first byte has the physical address ``frames.base``.
 
     `cache`: who keeps the CPU's copy of memory and the device's apart until a sync, on a machine where DMA does not see
-    the caches; `uncached`: all of RAM past them, if the machine has that too.
+    the caches; `uncached`: all of RAM past them, if the machine has that too. `force_bounce`: whatever is loaded is
+    copied to bounce pages, within reach or not; memory that was allocated DMA-safe stays where it is.
     """
 
     def __init__(
@@ -23,6 +24,7 @@ class Ground:
         *,
         cache: Coherence | None = None,
         uncached: memoryview | None = None,
+        force_bounce: bool = False,
     ) -> None:
         self.memory = memory
         self.frames = frames
@@ -30,6 +32,7 @@ class Ground:
         self.page_size = frames.page_size
         self.cache = cache
         self.uncached = uncached
+        self.force_bounce = force_bounce
         self.queue = PoolQueue()
 
     def check_home(self, buffer: Buffer) -> None:

@@ -11,7 +11,6 @@ import asyncio
 import threading
 import weakref
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any
 
 from busdma.errors import WaitError
@@ -125,6 +124,7 @@ class Alarm:
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
     """The event loop that runs on this thread."""
-    with suppress(RuntimeError):
+    try:
         return asyncio.get_running_loop()
-    return None
+    except RuntimeError:
+        return None

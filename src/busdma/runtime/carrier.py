@@ -87,6 +87,10 @@ class Carrier:
         self._posted.append(fn)
         self._retime()
 
+    async def give_way(self) -> None:
+        """Let the others who can run do so first, once; the running driver goes on behind them. No time passes."""
+        raise NotImplementedError("a runtime says how a driver gives way")
+
     @contextmanager
     def hold(self) -> Iterator[None]:
         """Count this plain thread as one that can run, but while it blocks: the clock waits for it, as for a driver.

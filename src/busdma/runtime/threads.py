@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -61,6 +62,10 @@ class ThreadsRuntime(Carrier):
                 task.step()
         finally:
             self._rest()
+
+    async def give_way(self) -> None:
+        """See `busdma.waiting.Runtime.give_way`: whom the system lets run is up to it."""
+        time.sleep(0)
 
     async def _suspend(self, own: Waiter, task: DriverTask[Any] | None) -> None:
         gate = _closed_gate()

@@ -43,6 +43,13 @@ class VirtualRuntime(Carrier):
             self._runnable.append(task)
             self._turn.notify_all()
 
+    async def give_way(self) -> None:
+        """See `busdma.waiting.Runtime.give_way`."""
+        task = self._carried()
+        if task is not None:
+            self._launch(task)
+            await _suspended()
+
     async def _suspend(self, own: Waiter, task: DriverTask[Any] | None) -> None:
         if task is not None and own.arm(partial(self._launch, task)):
             await _suspended()

@@ -38,17 +38,17 @@ from typing import Any, Final
 
 from busdma.addresses import AddressSet
 from busdma.machine.machine import Machine
+from busdma.machine.pci_firmware import assign
+from busdma.machine.ram import coherent
 from busdma.machine.spec import Options
 from busdma.paths import Window
 from busdma.sim.bus.isa import WIRES, IsaBus
 from busdma.sim.bus.pci import PciHost
-from busdma.sim.bus.pci_firmware import assign
 from busdma.sim.bus.registers import ChipRegisters
 from busdma.sim.cards import add_des_isa, add_des_pci, add_pci, add_ports
 from busdma.sim.chips.nic import Nic
 from busdma.sim.chips.wire import Wire
 from busdma.sim.iommu.sgmap import CiaBridge
-from busdma.sim.memory import coherent
 from busdma.sim.scsi.aha1542 import Aha1542
 from busdma.sim.scsi.am53c974 import Am53c974
 from busdma.sim.scsi.target import ScsiTarget

@@ -27,7 +27,8 @@ from random import Random
 from typing import Final, TypedDict
 
 from busdma.errors import ConfigurationError, DriverError
-from busdma.sim.ram import sparse
+from busdma.machine.ram import Ram, sided, sparse
+from busdma.mechanisms.coherence import WriteBack
 
 NEIGHBOURHOOD: Final = 4096  #: bytes: where one thing may happen of the cache's own accord
 
@@ -51,7 +52,7 @@ class WriteBackCache:
     ``seen`` is what the CPU loads and stores; ``memory`` is what memory holds: what devices reach, and what the CPU
     reaches through its uncached alias. `activity` is the chance that the cache does something of its own accord in a
     page that is touched: 0 is never, 1 always. It is a `busdma.mechanisms.translation.Cache`, and a
-    `busdma.sim.bus.master.Watch`. Any thread may call.
+    `busdma.machine.ram.Watch`. Any thread may call.
     """
 
     def __init__(self, size: int, *, line: int = 32, seed: int = 1, activity: float = 0.25) -> None:
@@ -111,7 +112,7 @@ class WriteBackCache:
             self._stir(start, end)
 
     def unanswered(self, address: int, length: int, master: str = "") -> None:
-        """See `busdma.sim.bus.master.Watch`: nothing that a cache could hold."""
+        """See `busdma.machine.ram.Watch`: nothing that a cache could hold."""
 
     def statistics(self) -> CacheStatistics:
         """See `CacheStatistics`."""
@@ -196,3 +197,10 @@ class WriteBackCache:
                     self._take_from_memory(at, stop)
                     self._present[at // self.line] = 1
                     self._counts["filled"] += 1
+
+
+def cached(cache: WriteBackCache, *, check: bool = False) -> Ram:
+    """Memory behind `cache`. The checker, if `check`, stands in for it: it forgives nothing."""
+    if check:
+        return sided(sparse(len(cache.memory)), line=cache.line)
+    return Ram(cache.seen, cache.memory, WriteBack(cache), cache.uncached, cache)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TypeVar
 
+from busdma.machine.attachment import IsaDmaChannel
 from busdma.machine.interrupt import Interrupt
 from busdma.machine.machine import Device
 from busdma.sim.bus.isa import IsaBus, PortDevice
@@ -42,8 +43,8 @@ def add_pci(
     slot = bus.slot(name, number, line)
     card = make(slot.master, slot.pin, machine.call_at, machine.runtime.now)
     slot.plug(card)
-    registers = slot.registers(bar)
-    machine.devices[name] = Device(name, driver, "pci", tag, registers, line, {"irq": irq, **properties}, slot.config)
+    registers, numbers, messages = slot.registers(bar), {"irq": irq, **properties}, bus.host.messages
+    machine.devices[name] = Device(name, driver, "pci", tag, registers, line, numbers, slot.config, messages)
     return card
 
 
@@ -60,17 +61,18 @@ def add_ports(
     irq: int,
     kind: str = "isa",
     master: BusMaster | None = None,
+    dma: IsaDmaChannel | None = None,
     **properties: int,
 ) -> P:
     """Have the card answer at `ports` ports from `base` on. `kind`: of bus, if it is another; then with its `master`.
 
-    ConfigurationError: a port is taken, or the name is.
+    `dma`: the channel that its driver is given. ConfigurationError: a port is taken, or the name is.
     """
     line = Interrupt(f"irq {irq}", machine.runtime)
     card = make(master or bus.master(name), line, machine.call_at, machine.runtime.now)
     bus.claim(base, ports, card)
     registers = bus.registers(base)
-    machine.devices[name] = Device(name, driver, kind, tag, registers, line, {"irq": irq, **properties})
+    machine.devices[name] = Device(name, driver, kind, tag, registers, line, {"irq": irq, **properties}, dma=dma)
     return card
 
 

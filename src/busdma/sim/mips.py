@@ -26,9 +26,8 @@ from busdma.machine.spec import Options
 from busdma.paths import Window
 from busdma.sim.bus.master import MasterBus
 from busdma.sim.bus.registers import ChipRegisters
-from busdma.sim.cache import WriteBackCache
+from busdma.sim.cache import WriteBackCache, cached
 from busdma.sim.iommu.rc4030 import Rc4030
-from busdma.sim.memory import cached
 from busdma.sim.scsi.boards import Board
 from busdma.sim.scsi.jazz_dma import JazzChannel
 from busdma.sim.scsi.ncr53c9x import Ncr53c9x

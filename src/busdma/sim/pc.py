@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from busdma.addresses import AddressSet
+from busdma.machine.ram import coherent
 from busdma.machine.spec import Options
 from busdma.sim.bus.isa import IsaBus
-from busdma.sim.memory import coherent
 from busdma.sim.simulated import SimulatedMachine
 from busdma.waiting import Runtime
 

@@ -21,12 +21,12 @@ from typing import Any, Final
 from busdma.errors import ConfigurationError
 from busdma.machine.interrupt import Interrupt
 from busdma.machine.machine import Device, Machine
+from busdma.machine.ram import coherent
 from busdma.machine.spec import Options
 from busdma.paths import Window
 from busdma.sim.bus.master import MasterBus
 from busdma.sim.bus.registers import ChipRegisters
 from busdma.sim.iommu.sun4m import Sun4mIommu
-from busdma.sim.memory import coherent
 from busdma.sim.scsi.boards import Board
 from busdma.sim.scsi.espdma import EspDma
 from busdma.sim.scsi.ncr53c9x import Ncr53c9x

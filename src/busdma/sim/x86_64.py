@@ -27,8 +27,10 @@ option        default          meaning
 Below 4 GiB the last GiB is for devices' registers; the memory that would be there lies above 4 GiB, so physical
 addresses go up to 17 GiB. Memory of this machine takes memory of the host only where it was used.
 
-What it does not model: caches (the PC is coherent), message-signalled interrupts, posted writes that arrive late, and
-the time that buses and the CPU take.
+``nvme0`` interrupts by message (MSI-X), all others by their pins; and it has shadow doorbells, as emulated ones do.
+
+What it does not model: caches (the PC is coherent), remapping of interrupts, posted writes that arrive late, and the
+time that buses and the CPU take.
 """
 
 from __future__ import annotations
@@ -38,18 +40,19 @@ from functools import partial
 from typing import Any, Final
 
 from busdma.addresses import AddressSet
-from busdma.errors import ConfigurationError
 from busdma.machine.machine import Machine
+from busdma.machine.pci_firmware import assign
+from busdma.machine.ram import coherent
+from busdma.machine.remapping import asked
 from busdma.machine.spec import Options
+from busdma.sim.bus.messages import MessageController
 from busdma.sim.bus.pci import PciBus, PciHost, PciSlot
 from busdma.sim.bus.pci_bridge import PciBridge
-from busdma.sim.bus.pci_firmware import assign
 from busdma.sim.cards import add_des_pci, add_pci
 from busdma.sim.chips.edu import Edu
 from busdma.sim.chips.grabber import Bt848
 from busdma.sim.chips.nic import Nic
 from busdma.sim.chips.wire import Wire
-from busdma.sim.memory import coherent
 from busdma.sim.nvme.controller import NvmeController
 from busdma.sim.pc_iommu import PcIommu
 from busdma.sim.simulated import SimulatedMachine
@@ -71,9 +74,7 @@ class X8664(SimulatedMachine):
     """See the module's text."""
 
     def __init__(self, spec: str, runtime: Runtime, options: Options) -> None:
-        iommu = options.text("iommu", "off")
-        if iommu not in ("off", "on", "standing"):
-            raise ConfigurationError(f"{spec}: iommu={iommu}: give off, on or standing")
+        iommu = asked(spec, options, "off")
         super().__init__(
             spec,
             runtime,
@@ -85,6 +86,7 @@ class X8664(SimulatedMachine):
             kernel_space=KERNEL_SPACE,
         )
         self.host = self.add_bus(PciHost(self.ram.bus, self.frames, RAM))
+        self.host.messages = MessageController(runtime)
         self.bridge = PciBridge(self.host.root, "bridge0", 30)
         self.wire = Wire(self.call_at, runtime.now)
         self.edus: dict[str, Edu] = {}  #: the models, for tests that inject faults
@@ -107,14 +109,14 @@ class X8664(SimulatedMachine):
         pci = {name: slot.statistics() for name, slot in self.host.slots.items()}
         found = {**super().statistics(), "pci": pci}
         if self.iommu is not None:
-            found["iommu"] = {name: pool.statistics() for name, pool in self.iommu.pools.items()}
+            found["iommu"] = self.iommu.domains.statistics()
             found["tlb"] = self.iommu.model.tlb.statistics()
         return found
 
     def _add_to_root(self, tag: Tag) -> None:
         root = self.host.root
         self._add_edu(root, 3, "edu0", tag, irq=16, address_bits=28)
-        ssd = partial(NvmeController, namespaces=[self.images.disk("nvme0", 0)])
+        ssd = partial(NvmeController, namespaces=[self.images.disk("nvme0", 0)], shadow_doorbells=True)
         self.nvme = add_pci(self, root, 4, "nvme0", "nvme", tag, ssd, irq=18)
         self.des = add_des_pci(self, root, 5, "des0", tag, irq=19)
         net = partial(Nic, wire=self.wire, address=STATION)

@@ -18,14 +18,13 @@ from busdma.errors import ConfigurationError
 from busdma.machine.machine import Machine
 from busdma.machine.spec import with_option
 from busdma.machines import Entry, select, specs
-from busdma.runtime import NAMES, by_name
+from busdma.runtime import NAMES
 from busdma.testing.marker import Marker, known, read, selected
 
 _MACHINE: Final = pytest.StashKey[Machine]()
 _CHOICE: Final = pytest.StashKey["Choice"]()
 _INTERRUPTED: Final = pytest.StashKey[bool]()
-SEEDED: Final = "sim"  #: the family of machines that have an option ``seed``
-USUAL: Final = "virtual"  #: the runtime, unless told
+SEEDED: Final = ("sim", "qemu")  #: the families of machines that have an option ``seed``
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +32,7 @@ class Choice:
     """One machine for one test."""
 
     spec: str
-    runtime: str = USUAL
+    runtime: str = ""  #: if it is not the machine's usual one
     seed: int | None = None
     check: bool = False
     drivers: tuple[frozenset[str], ...] = ()  #: of each of these, a device of one
@@ -42,16 +41,16 @@ class Choice:
     def __str__(self) -> str:
         """How the test is called on it."""
         name = self.spec or "none"
-        return name if self.runtime == USUAL else f"{name}-{self.runtime}"
+        return f"{name}-{self.runtime}" if self.runtime else name
 
     def open(self) -> Machine:
         """Switch it on; a runtime made for it goes with it."""
         if self.seed is None:
-            return busdma.open(self.spec, runtime=self.runtime, check=self.check)
+            return busdma.open(self.spec, runtime=self.runtime or None, check=self.check)
         family, _, options = self.spec.partition(":")
         said = any(option.startswith("seed=") for option in options.partition("?")[2].split("&"))
-        spec = self.spec if said or family != SEEDED else with_option(self.spec, "seed", self.seed)
-        carrier = by_name(self.runtime, seed=self.seed)
+        spec = self.spec if said or family not in SEEDED else with_option(self.spec, "seed", self.seed)
+        carrier = _line(self.spec)[1].carrier(self.runtime or None, seed=self.seed)
         machine = busdma.open(spec, runtime=carrier, check=self.check)
         machine.at_close(carrier.close)
         return machine
@@ -86,28 +85,41 @@ def choices(config: pytest.Config, markers: Sequence[Marker]) -> list[Choice]:
     patterns: list[str] = config.getoption("busdma_machine")
     check = next((each.check for each in markers if each.check is not None), config.getoption("busdma_check"))
     drivers = tuple(each.drivers for each in markers if each.drivers is not None)
-    option: list[str] = config.getoption("busdma_runtime") or [USUAL]
+    option: list[str] = config.getoption("busdma_runtime")
     wanted = next((each.runtimes for each in markers if each.runtimes is not None), frozenset(option))
-    runtimes = [name for name in NAMES if name in wanted]
     seed = config.getoption("busdma_seed")
     found: list[Choice] = []
     missing: list[str] = []
-    for spec in dict.fromkeys(spec for pattern in patterns or ["*"] for spec in select(pattern)):
+    for spec in dict.fromkeys(spec for pattern in patterns or [_usual(markers)] for spec in select(pattern)):
         line, entry = _line(spec)
         fitting = [spec]
         for marker in markers:
             fitting = [left for each in fitting for left in marker.narrowed(line, each, entry)]
+        runtimes = [name for name in entry.runtimes if name in wanted] if wanted else [""]
+        if not runtimes:
+            missing.append(f"{spec} keeps real time, which {' and '.join(sorted(wanted))} cannot")
+            continue
         why_not = entry.why_not() if fitting else ""
         for each in fitting:
             if why_not:
                 missing.append(f"{each} cannot be opened here: {why_not}")
             if patterns or not why_not:
-                found += [Choice(each, name, seed, check, drivers, why_not and missing[-1]) for name in runtimes]
+                usual = entry.runtimes[0]
+                found += [
+                    Choice(each, "" if name == usual else name, seed, check, drivers, why_not and missing[-1])
+                    for name in runtimes
+                ]
     if found:
         return list(dict.fromkeys(found))
     asked = ", ".join(each.asked for each in markers if each.asked)
-    where = " and ".join(patterns) or "all machines"
+    where = " and ".join(patterns or [_usual(markers)])
     return [Choice("", why_not="; ".join(missing) or f"no machine fits {asked or 'at all'} among {where}")]
+
+
+def _usual(markers: Sequence[Marker]) -> str:
+    """The machines of a test if no option says: all that it names; and if it names none, those that keep virtual time
+    and give the same answers every time."""
+    return "*" if any(each.machines is not None for each in markers) else "sim:*"
 
 
 def _blaming(option: str, fn: Callable[..., object], *args: object) -> None:
@@ -193,7 +205,7 @@ def _replay(item: pytest.Item, choice: Choice) -> str:
     _, separator, test = item.nodeid.partition("::")
     file = os.path.relpath(item.path, item.config.invocation_params.dir)
     words = ["pytest", f"{file}{separator}{test}", "--busdma-machine", choice.spec]
-    if choice.runtime != USUAL:
+    if choice.runtime:
         words += ["--busdma-runtime", choice.runtime]
     if choice.seed is not None:
         words += ["--busdma-seed", str(choice.seed)]

@@ -14,7 +14,8 @@ TABLE_BASE, TABLE_LIMIT, INVALIDATE = 0x18, 0x20, 0x28
 class Rc4030Table(LinearTable):
     """Logical addresses from 0 on, 4 KiB for every 8 bytes of `table`, which is at physical address `table_address`.
 
-    There are no rights: every device reads and writes what is mapped for any. The page frame at 0 means none.
+    There are no rights: every device reads and writes what is mapped for any. No entry is invalid either: one that is
+    cleared names the page frame at 0, which must therefore be nobody's.
     """
 
     name = "rc4030"

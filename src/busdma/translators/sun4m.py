@@ -17,13 +17,14 @@ ERROR, READ, ADDRESS_VALID = 1 << 31, 1 << 18, 1 << 17  # AFSR
 CACHEABLE, WRITABLE, VALID = 0x80, 0x4, 0x2  # entry
 SMALLEST, LARGEST = 16 << 20, 2 << 30
 TOP: Final = 1 << 32
+TABLES: Final = 1 << 31  #: the table lies below: BASE has bits 30:14 of its address
 ONE_BY_ONE: Final = 16  #: so many pages are flushed one by one, more all at once: the TLB has no more entries
 
 
 class Sun4mTable(LinearTable):
     """DVMA in the top `size` bytes of the 32-bit space: a power of two from 16 MiB to 2 GiB.
 
-    `table`: 4 bytes for each 4 KiB of it, at physical address `table_address`, a multiple of its size.
+    `table`: 4 bytes for each 4 KiB of it, at physical address `table_address`, a multiple of its size and below 2 GiB.
     """
 
     name = "iommu"
@@ -38,6 +39,10 @@ class Sun4mTable(LinearTable):
             raise ConfigurationError(f"iommu: {size:#x} bytes of DVMA: give a power of two from 16 MiB to 2 GiB")
         bytes_of_table = size // self.page_size * 4
         check_table(self.name, table, table_address, bytes_of_table, bytes_of_table)
+        if table_address >= TABLES:
+            raise ConfigurationError(
+                f"iommu: a table at {table_address:#x}: put it below {TABLES:#x}, where BASE reaches"
+            )
         super().__init__(registers, table, TOP - size)
         registers.write32(BASE, table_address >> 4)
         registers.write32(CTRL, (size // SMALLEST).bit_length() - 1 << 2 | ENABLED)

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from busdma.sim.scsi.mailbox_adapter import ForeignBusReset, MediumError
 from busdma.sim.scsi.mailbox_layout import NeverCompletes
+from busdma.sync import Direction
 from mutation.jobs.common import (
     MILLISECOND,
     SECOND,
@@ -25,9 +26,10 @@ AHA, BT = ("sim:pc-isa", "aha0"), ("sim:pc-vlb", "bt0")
 MAILBOXES: Final = (AHA, BT)
 ESPS: Final = (("sim:sparc", "esp0"), ("sim:mips", "esp0"), ("sim:alpha", "esp0"))
 NVME: Final = ("sim:x86-64", "nvme0")
+FLOPPY: Final = ("sim:pc-isa", "fd0")
 
 
-@on(*MAILBOXES, *ESPS, NVME)
+@on(*MAILBOXES, *ESPS, NVME, FLOPPY)
 async def round_trip(machine: Any, driver: Any) -> Words:
     """Through several pages, and less than one; and of what must not be written."""
     (disk,) = driver.disks
@@ -35,7 +37,7 @@ async def round_trip(machine: Any, driver: Any) -> Words:
     return [*found, await word(disk.write(9, text(512)))]
 
 
-@on(*MAILBOXES, *ESPS, NVME)
+@on(*MAILBOXES, *ESPS, NVME, FLOPPY)
 async def many_at_once(machine: Any, driver: Any) -> Words:
     """More commands than there are slots."""
     (disk,) = driver.disks
@@ -136,3 +138,49 @@ async def bad_block_and_bus_reset(machine: Any, driver: Any) -> Words:
     found.append(await word(disk.read(60, buffer)))
     machine.runtime.call_at(machine.runtime.now() + MILLISECOND, machine.chip.inject_bus_reset)
     return [*found, *await there_and_back(machine, disk, 16_384, 8)]
+
+
+@on(FLOPPY)
+async def floppy_faults(machine: Any, driver: Any) -> Words:
+    """A bad sector, a controller that does not answer, a deadline, and a stop in the middle."""
+    (disk,), model, runtime = driver.disks, machine.fdc, machine.runtime
+    data = text(18_432)
+    buffer = filled(machine, data, 512)
+    model.bad[40] = 100
+    found = [await word(disk.read(38, buffer))]
+    model.bad.clear()
+    model.inject_silence()
+    buffer.write(data)
+    found += [await word(disk.write(36, buffer)), same(buffer, data)]
+    buffer = filled(machine, data)
+    model.inject_silence()
+    found.append(await word(disk.read(0, buffer, deadline=runtime.now() + SECOND)))
+    found += await there_and_back(machine, disk, 2048, 8)
+
+    async def stop() -> None:
+        await pause(machine, 100 * MILLISECOND)
+        await driver.stop()
+
+    found += await both(machine, disk.read(0, buffer), disk.read(20, filled(machine, data)), stop())
+    buffer.free()
+    await driver.start()
+    return [*found, *await there_and_back(machine, driver.disks[0], 2048, 8)]
+
+
+@on(FLOPPY)
+async def floppy_given_up(machine: Any, driver: Any) -> Words:
+    """A request whose deadline passes while its buffer is being loaded."""
+    (disk,) = driver.disks
+    tag = driver.tag.derive("holder")
+    held: list[Any] = []
+    while len(held) < 40:
+        held.append(tag.create_map())
+        if await word(held[-1].load(bytearray(16_384), Direction.TO_DEVICE, deadline=machine.runtime.now())) != "done":
+            held.pop().destroy()
+            break
+    found = [await word(disk.write(9, text(18_432), deadline=machine.runtime.now() + SECOND))]
+    for map in held:
+        map.unload()
+        map.destroy()
+    tag.destroy()
+    return [*found, *await there_and_back(machine, disk, 2048, 8)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from busdma.drivers.block import BlockDevice, Data
@@ -68,7 +69,6 @@ class Edu:
     """One device. ``start`` it, then `copy_in`, `copy_out` and `factorial`, from any number of contexts."""
 
     disks: tuple[BlockDevice, ...] = ()
-    most = BUFFER_SIZE  #: as `busdma.drivers.echo.Echo`
 
     def __init__(
         self,
@@ -78,9 +78,14 @@ class Edu:
         *,
         enable: Callable[[bool, bool], object],
         timeout: int = TIMEOUT,
+        room: int = BUFFER_SIZE,
     ) -> None:
-        """`enable`, of the front end: may (the CPU reach the registers, the device reach memory)?"""
+        """`enable`, of the front end: may (the CPU reach the registers, the device reach memory)?
+
+        `room`: bytes of the device's memory that are used.
+        """
         self.name, self.tag = attachment.name, tag
+        self.most = room  #: as `busdma.drivers.echo.Echo`
         self._interrupt, self._runtime = attachment.interrupt, attachment.runtime
         self._registers, self._enable, self._timeout = registers, enable, timeout
         self._lock = threading.RLock()  # contexts may be OS threads; held briefly, never across an await
@@ -206,13 +211,18 @@ class Edu:
         ((address, length),) = map.segments
 
         def finish(done: bool) -> int:
-            if done and map.state is State.LOADED:  # it is in quarantine if its owner has left
-                map.sync(direction.post)
-            else:
+            try:
+                if done and map.state is State.LOADED:  # it is in quarantine if its owner has left
+                    map.sync(direction.post)
+                else:
+                    map.report_idle()
+            except DeviceFault:  # the machine knows better than the device, which has ended all the same
                 map.report_idle()
-            if map.state is State.LOADED:
-                map.unload()
-            unit.turn.put(None)
+                raise
+            finally:
+                if map.state is State.LOADED:
+                    map.unload()
+                unit.turn.put(None)
             return 0
 
         await self._do(unit, lambda: self._launch(address, length, at, direction), finish, map.quarantine)
@@ -231,9 +241,9 @@ class Edu:
     def _check(self, at: int, length: int) -> None:
         if self._refusal is not None:
             raise self._refusal
-        if at < 0 or length < 1 or at + length > BUFFER_SIZE:
+        if at < 0 or length < 1 or at + length > self.most:
             raise DriverError(
-                f"{self.name}: {length} bytes at {at} are not 1 or more within its {BUFFER_SIZE}; split the copy"
+                f"{self.name}: {length} bytes at {at} are not 1 or more within its {self.most}; split the copy"
             )
 
     def _launch(self, address: int, length: int, at: int, direction: Direction) -> None:
@@ -292,6 +302,8 @@ class Edu:
         try:
             result = job.finish(error is None)
             outcome = result if error is None else error
+        except DeviceFault as fault:
+            outcome = fault
         finally:
             job.waiter.wake(outcome)
 
@@ -309,7 +321,8 @@ class Edu:
         """Refuse everything from now on, and end what is under way: the device cannot reach memory any more."""
         with self._lock:
             self._refusal = error
-            self._enable(True, False)  # its interrupt must still be acknowledged
+            with suppress(DeviceFault):  # a device that is gone reaches no memory either
+                self._enable(True, False)  # its interrupt must still be acknowledged
         for unit in (self._engine, self._factorials):
             self._end(unit, error)
 

@@ -15,17 +15,19 @@ ADDRESS_BITS: Final = 28  #: "supports only 28 bits (256 MiB) by default"
 def attach(attachment: Attachment) -> Edu:
     """The driver of the device at the attachment. DeviceFault if nothing answers, ConfigurationError if it is no edu.
 
-    The device does not tell how many address lines it drives: the property ``address_bits`` does, if it is not 28.
+    The device does not tell how many address lines it drives: the property ``address_bits`` does, if it is not 28. The
+    property ``room``: how many bytes of its memory are used, if not all 4096.
     """
     device = PciDevice(attachment)
     device.expect([IDENTITY])
     bits = attachment.properties.get("address_bits", ADDRESS_BITS)
+    room = attachment.properties.get("room", BUFFER_SIZE)
     tag = attachment.tag.derive(
         name="data",
         lowaddr=(1 << bits) - 1,
         nsegments=1,  # one source and one destination register
-        maxsegsz=BUFFER_SIZE,
-        maxsize=BUFFER_SIZE,
+        maxsegsz=room,
+        maxsize=room,
         clip=True,
     )
     return Edu(
@@ -33,4 +35,5 @@ def attach(attachment: Attachment) -> Edu:
         tag,
         device.registers,
         enable=lambda registers, memory: device.enable(memory_space=registers, bus_master=memory),
+        room=room,
     )

@@ -12,6 +12,7 @@ from typing import Final
 from busdma.drivers.nvme import layout
 from busdma.drivers.nvme.layout import PAGE, Completion
 from busdma.drivers.nvme.queue import QueuePair
+from busdma.drivers.nvme.shadow import ShadowDoorbells
 from busdma.errors import DeadlineExpired, DeviceFault
 from busdma.machine.attachment import MmioRegisters
 from busdma.sync import POSTREAD, PREREAD
@@ -62,17 +63,20 @@ class Controller:
         except BaseException:
             self._data.free()
             raise
+        self.shadow: ShadowDoorbells | None = None  #: the controller has them, and is told of them when enabled
         self._asked: dict[int, Waiter] = {}  # admin commands under way, by identifier
         self._last = 0
 
     def pair(self, id: int, entries: int) -> QueuePair:
         """A pair of queues of its own, which it does not know yet."""
-        return QueuePair(id, self._tag, entries, self._registers, self._stride)
+        return QueuePair(id, self._tag, entries, self._registers, self._stride, self.shadow if id else None)
 
     def free(self) -> None:
         """Give the memory back."""
         self.queues.free()
         self._data.free()
+        if self.shadow is not None:
+            self.shadow.free()
 
     @property
     def fatal(self) -> bool:
@@ -108,15 +112,36 @@ class Controller:
         queues.live = True
         write(layout.CC, layout.ENABLE)
         await self._status(layout.READY | layout.FATAL, layout.READY, self._patience, "does not get ready")
+        if self.shadow is not None:
+            await self._share_doorbells(self.shadow)
         words = layout.QUEUES_FEATURE, (pairs - 1) * 0x10001
         granted = await self.admin("the request for queues", layout.SET_FEATURES, words=words)
         return min(pairs, (granted & 0xFFFF) + 1, (granted >> 16) + 1)
+
+    async def offer_shadow(self) -> None:
+        """Have doorbells in memory from now on, for queues that are made from now on (5.7)."""
+        shadow = ShadowDoorbells(self._tag, self._stride)
+        try:
+            await self._share_doorbells(shadow)
+        except NvmeFault:
+            shadow.take_back()  # it has changed its mind: registers always work
+            shadow.free()
+        except BaseException:
+            self.shadow = shadow  # it may have been told
+            raise
+        else:
+            self.shadow = shadow
+
+    async def _share_doorbells(self, shadow: ShadowDoorbells) -> None:
+        shadow.clear()
+        what, shadows, events = "the configuration of shadow doorbells", shadow.shadows.address, shadow.events.address
+        await self.admin(what, layout.DOORBELL_BUFFERS, prp1=shadows, prp2=events)
 
     async def create(self, pair: QueuePair, interrupts: bool) -> None:
         """Tell it of a pair of I/O queues (5.3, 5.4)."""
         pair.clear()
         size = (pair.entries - 1) << 16 | pair.id
-        flags = layout.CONTIGUOUS | layout.INTERRUPTS * interrupts
+        flags = layout.CONTIGUOUS | (layout.INTERRUPTS | pair.vector << 16 if interrupts else 0)
         what, address = f"the creation of queue {pair.id}", pair.completions.address
         await self.admin(what, layout.CREATE_CQ, prp1=address, words=(size, flags))
         words = size, pair.id << 16 | layout.CONTIGUOUS
@@ -134,13 +159,15 @@ class Controller:
         """Ask it to end command `id` of `pair` (5.1), which then completes, unless it had."""
         await self.admin("Abort", layout.ABORT, words=(id << 16 | pair.id,))
 
-    async def admin(self, what: str, opcode: int, nsid: int = 0, prp1: int = 0, words: Sequence[int] = ()) -> int:
+    async def admin(
+        self, what: str, opcode: int, nsid: int = 0, prp1: int = 0, words: Sequence[int] = (), prp2: int = 0
+    ) -> int:
         """Run an admin command; dword 0 of its completion. NvmeFault for a bad end, or for none in time."""
         done = Waiter(f"{self.name}: {what}")
         with self._lock:
             self._last = id = (self._last + 1) & 0xFFFF
             self._asked[id] = done
-            self.queues.put(opcode, id, nsid, prp1, 0, words)
+            self.queues.put(opcode, id, nsid, prp1, prp2, words)
             self.queues.ring()
         self._told()
         try:

@@ -1,35 +1,34 @@
 """The NVMe driver, independent of machine and bus: a pair of queues a namespace, many commands in flight.
 
-Contexts, retries and resets are those of `busdma.drivers.host`. What is its own: the doorbell is rung once for all
-commands that were written, before anything that may wait; the completion context looks now and then where the machine
-has no interrupts; and a command that is aborted completes all the same.
+Contexts, retries and resets are those of `busdma.drivers.host`; how the controller is told and looked at is in
+`busdma.drivers.nvme.reaper`. What is its own: requests go express, and a command that is aborted completes all the
+same.
 
-Source: NVM Express Base Specification 1.4: 4.1 (queues), 7.2 (command submission and completion), 9.1 (recovery).
+Source: NVM Express Base Specification 1.4: 4.3 (PRPs), 5.15 (Identify), 7.6 (initialization), 9.1 (recovery).
 """
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from busdma.drivers import host
-from busdma.drivers.host import TIMEOUT, Host
+from busdma.drivers.host import TIMEOUT
 from busdma.drivers.nvme import layout, prp
 from busdma.drivers.nvme.controller import ADMIN_TIME, SECOND, Controller, NvmeFault
 from busdma.drivers.nvme.disk import NvmeDisk
 from busdma.drivers.nvme.layout import PAGE
-from busdma.drivers.nvme.queue import QueuePair, control_tag
-from busdma.drivers.queues import Channel, Request, RequestQueue
+from busdma.drivers.nvme.queue import control_tag
+from busdma.drivers.nvme.reaper import Reaper, Vectors
+from busdma.drivers.nvme.slot import Slot, Unit
+from busdma.drivers.queues import Request, RequestQueue
 from busdma.errors import ConfigurationError, DeadlineExpired, DeviceFault, ResourceShortage
 from busdma.machine.attachment import Attachment, MmioRegisters
 from busdma.sync import POSTWRITE, PREWRITE
 from busdma.waiting import Waiter
 
 if TYPE_CHECKING:
-    from busdma.map import Map
     from busdma.memory import DmaMemory
     from busdma.tag import Tag
 
@@ -38,45 +37,11 @@ MOST_ATTEMPTS: Final = 5
 MOST_PAIRS: Final = 64
 
 
-class Unit(host.Unit):
-    """A namespace, with its requests, its pair of queues, and the slots that it may use."""
-
-    __slots__ = ("nsid", "pair")
-
-    def __init__(self, nsid: int, queue: RequestQueue, pair: QueuePair) -> None:
-        super().__init__(queue, Channel(f"a command slot of {queue.name}"))
-        self.nsid, self.pair = nsid, pair
-
-
-class Slot(host.Slot[Unit]):
-    """One command's place in a pair of queues: its identifier, a map for its data, places for its PRP lists."""
-
-    __slots__ = ("id", "lists", "offset", "places", "prps", "status")
-
-    def __init__(self, unit: Unit, id: int, data: Map, lists: DmaMemory, offset: int, places: list[int]) -> None:
-        """Its PRP lists are at `offset` of `lists`, on the bus at `places`."""
-        super().__init__(data)
-        self.unit, self.id = unit, id
-        self.lists, self.offset, self.places = lists, offset, places
-
-    def clear(self) -> None:
-        """Carry nothing."""
-        super().clear()
-        self.prps = (0, 0)
-        self.status = 0  #: with which it completed
-
-    def give(self) -> None:
-        """The controller gets it: nothing is known of this try yet."""
-        super().give()
-        self.status = 0
-
-
-class Nvme(Host[Slot, Unit]):
+class Nvme(Reaper):
     """One controller. ``start``, then use ``disks``.
 
-    `maxio`: bytes in one command; `depth`: commands of one namespace in flight. `poll`: ns between two looks at the
-    completion queues where the machine has no interrupts. `enable`, of the front end: may (the CPU reach the registers,
-    the controller reach memory)?
+    `maxio`: bytes in one command; `depth`: commands of one namespace in flight. `poll`, `spin`, `vectors`: as `Reaper`.
+    `enable`, of the front end: may (the CPU reach the registers, the controller reach memory)?
     """
 
     def __init__(
@@ -90,24 +55,25 @@ class Nvme(Host[Slot, Unit]):
         depth: int = 31,
         timeout: int = TIMEOUT,
         poll: int = 0,
+        spin: int = 0,
+        vectors: Vectors | None = None,
     ) -> None:
-        super().__init__(attachment, tag, maxio=maxio, timeout=timeout)
-        if depth < 1 or maxio < PAGE or poll < 0:
+        super().__init__(
+            attachment, tag, registers, maxio=maxio, timeout=timeout, poll=poll, spin=spin, vectors=vectors
+        )
+        if depth < 1 or maxio < PAGE:
             raise ConfigurationError(f"{self.name}: 1 command or more, of {PAGE} bytes or more, not {depth} of {maxio}")
         self.disks: list[NvmeDisk] = []
-        self._registers, self._enable, self._depth, self._poll = registers, enable, depth, poll
-        self._pairs: list[QueuePair] = []
+        self._enable, self._depth = enable, depth
         self._lists: list[DmaMemory] = []
-        self._by_id: dict[tuple[int, int], Slot] = {}  # by pair and command identifier
-        self._idle: Waiter | None = None  # where nothing is under way, nothing is looked for
         self._parent, self._largest = attachment.tag, maxio
         self._control: Tag
-        self._controller: Controller
 
     # -- start and stop -----------------------------------------------------------------------------------------------
 
     def _allocate(self) -> None:
         self._enable(True, False)  # what somebody else left under way does not reach memory
+        self._take_interrupts()
         self._control = control_tag(self._parent)
         try:
             self._controller = Controller(
@@ -121,7 +87,10 @@ class Nvme(Host[Slot, Unit]):
         await self._controller.stop()
         self._enable(True, True)
         granted = await self._controller.enable(MOST_PAIRS)
-        largest, count = layout.parse_controller(await self._controller.identify(layout.CONTROLLER))
+        identity = await self._controller.identify(layout.CONTROLLER)
+        if layout.offers_shadow_doorbells(identity):
+            await self._controller.offer_shadow()
+        largest, count = layout.parse_controller(identity)
         self._largest = min(self._maxio, self.tag.constraints.maxsize.value, largest or self._maxio)
         self._open = True
         found = await self._namespaces(count)
@@ -133,6 +102,7 @@ class Nvme(Host[Slot, Unit]):
         await self._controller.stop()
 
     def _deallocate(self) -> None:
+        self._leave_interrupts()
         self._enable(True, False)
         self._control.report_idle()
         for lists in self._lists:
@@ -170,8 +140,10 @@ class Nvme(Host[Slot, Unit]):
         if number == len(self._pairs):
             pair = self._controller.pair(number + 1, depth * sharers + 1)
             self._pairs.append(pair)
+            self._interrupt_by_its_own(pair, pairs)
             await self._controller.create(pair, not self._poll)
         unit = Unit(nsid, RequestQueue(name, self._runtime), self._pairs[number])
+        unit.queue.express = partial(self._express, unit)
         size = prp.list_size(self._largest // PAGE + 1)
         lists = self._control.alloc(depth * size)
         lists.sync(PREWRITE)  # the controller's, but for what is being written
@@ -190,13 +162,20 @@ class Nvme(Host[Slot, Unit]):
     # -- serve --------------------------------------------------------------------------------------------------------
 
     async def _load(self, slot: Slot, request: Request) -> None:
-        """Load the map, and have the PRPs and their lists ready."""
+        """What is written already is told of before a wait."""
         try:
-            slot.map.load_nowait(request.buffer, request.direction)
+            self._load_now(slot, request)
         except ResourceShortage:
             self._tell(slot.unit)
-            await slot.map.load(request.buffer, request.direction, deadline=request.deadline)
-        slot.loaded = request.direction
+            await super()._load(slot, request)
+
+    def _arrange(self, slot: Slot, request: Request) -> None:
+        """PRPs, and their lists."""
+        super()._arrange(slot, request)
+        flat = slot.map.segments.flat()
+        if len(flat) == 2 and flat[0] % PAGE + flat[1] <= PAGE:  # most are one page, or part of one
+            slot.prps = flat[0], 0
+            return
         prp1, prp2, lists = prp.arrange(prp.pages(slot.map.segments), slot.places)
         for number, entries in enumerate(lists):
             at, size = slot.offset + number * PAGE, prp.ENTRY * len(entries)
@@ -211,68 +190,14 @@ class Nvme(Host[Slot, Unit]):
         opcode, words = layout.parse_request(slot.request.cdb)
         slot.unit.pair.put(opcode, slot.id, slot.unit.nsid, *slot.prps, words)
 
-    def _tell(self, unit: Unit) -> None:
-        with self._lock:
-            if unit.pair.live:
-                unit.pair.ring()
-        self._look()
-
-    # -- completions --------------------------------------------------------------------------------------------------
-
-    async def _complete(self) -> None:
-        while True:
-            if self._poll:
-                await self._pause()
-            else:
-                await self._attachment.interrupt.wait()
-                self._counts["interrupts"] += 1
-            self._reap()
-
-    async def _pause(self) -> None:
-        """Until it is time to look again; as long as nothing is under way there is nothing to look for."""
-        with self._lock:
-            busy = self._controller.asked or any(slot.told for slot in self._slots)
-            self._idle = idle = None if busy else Waiter(f"work for {self.name}")
-        if idle is not None:
-            await self._runtime.park(idle)
-        with suppress(DeadlineExpired):
-            await self._runtime.park(Waiter(f"completions of {self.name}"), self._runtime.now() + self._poll)
-
-    def _look(self) -> None:
-        """Something is under way."""
-        with self._lock:
-            idle, self._idle = self._idle, None
-        if idle is not None:
-            idle.wake()
-
-    def _reap(self) -> None:
-        """Take every new completion from every queue, and only then end what they belong to."""
-        over: list[Slot] = []
-        with self._lock:
-            for pair in (self._controller.queues, *self._pairs):
-                while pair.live and (completion := pair.take()) is not None:
-                    slot = self._by_id.get((pair.id, completion.id))
-                    if pair.id == 0:
-                        self._counts["stray"] += not self._controller.answered(completion)
-                    elif slot is None or not slot.told:
-                        self._counts["stray"] += 1
-                    else:
-                        slot.told, slot.status = False, completion.status
-                        if slot.abort is None:
-                            over.append(slot)
-                        else:
-                            slot.abort.wake()  # an abort of it is under way, and may not find another command here
-                if pair.live:
-                    pair.ring_head()
-        for slot in over:
-            self._conclude(slot)
+    # -- the end of a command -----------------------------------------------------------------------------------------
 
     def _conclude(self, slot: Slot) -> None:
         assert slot.request is not None
         request, queue, status = slot.request, slot.unit.queue, slot.status & ~layout.DO_NOT_RETRY
-        name = f"{queue.name}: {layout.name_request(request.cdb)}"
         result: bytes | NvmeFault = b""
         if status:
+            name = f"{queue.name}: {layout.name_request(request.cdb)}"
             transient = slot.status == status != layout.ABORTED  # without DO_NOT_RETRY (4.6.1)
             request.attempts += 1
             if transient and request.attempts < MOST_ATTEMPTS and self._rest(slot, RETRY):
@@ -290,7 +215,7 @@ class Nvme(Host[Slot, Unit]):
             trouble = await self._trouble.take(self._runtime)
             assert not isinstance(trouble, str)
             slot, request = trouble
-            self._reap()  # was it only the interrupt that got lost?
+            self._reap_all()  # was it only the interrupt that got lost?
             with self._lock:
                 if slot.request is not request:
                     continue  # it ended meanwhile

@@ -19,9 +19,11 @@ GONE: Final = 0xFFFFFFFF  # what a register reads when nobody answers
 PAGE: Final = 4096  #: CC.MPS = 0
 SQ_ENTRY: Final = 64
 CQ_ENTRY: Final = 16
+PHASE_BYTE: Final = 14  #: of a completion: bit 0 is the phase tag
 
 # admin commands (5)
-CREATE_SQ, CREATE_CQ, IDENTIFY, ABORT, SET_FEATURES = 0x01, 0x05, 0x06, 0x08, 0x09
+CREATE_SQ, CREATE_CQ, IDENTIFY, ABORT, SET_FEATURES, DOORBELL_BUFFERS = 0x01, 0x05, 0x06, 0x08, 0x09, 0x7C
+SHADOW_DOORBELLS: Final = 1 << 8  #: OACS: the controller has Doorbell Buffer Config (figure 247)
 NAMESPACE, CONTROLLER, ACTIVE_NAMESPACES = 0, 1, 2  # what to identify (5.15)
 QUEUES_FEATURE: Final = 0x07
 CONTIGUOUS, INTERRUPTS = 1, 2  # of a new queue (5.3, 5.4)
@@ -107,6 +109,11 @@ def name_status(status: int) -> str:
 def parse_controller(data: bytes) -> tuple[int, int]:
     """(bytes that one command may move, 0: any number; namespaces) of Identify Controller (figure 247)."""
     return (PAGE << data[77] if data[77] else 0), int.from_bytes(data[516:520], "little")
+
+
+def offers_shadow_doorbells(data: bytes) -> bool:
+    """Does this Identify Controller say so (figure 247)?"""
+    return bool(int.from_bytes(data[256:258], "little") & SHADOW_DOORBELLS)
 
 
 def parse_namespace(data: bytes) -> tuple[int, int, int]:

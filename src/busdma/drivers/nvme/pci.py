@@ -1,12 +1,13 @@
 """NVM Express on PCI: is it one, and what can it address?
 
-Source: NVM Express Base Specification 1.4, 2.1 (PCI header), 4.3 (PRPs).
+Source: NVM Express Base Specification 1.4, 2.1 (PCI header), 4.3 (PRPs), 7.5.1 (interrupts).
 """
 
 from __future__ import annotations
 
 from typing import Final
 
+from busdma.drivers import msix
 from busdma.drivers.nvme.core import Nvme
 from busdma.drivers.nvme.layout import PAGE
 from busdma.drivers.pci import PciDevice
@@ -20,8 +21,9 @@ CLASS: Final = 0x010802  #: mass storage, non-volatile memory, NVM Express
 def attach(attachment: Attachment, *, maxio: int = MAX_TRANSFER, depth: int = 31) -> Nvme:
     """The driver of the controller: at most `maxio` bytes a command, `depth` commands of a namespace in flight.
 
-    DeviceFault if nothing answers, ConfigurationError if it is no NVMe controller. The property ``poll``, in ns, says
-    how often to look for completions on a machine that delivers no interrupts.
+    DeviceFault if nothing answers, ConfigurationError if it is no NVMe controller. Two properties, in ns: ``poll``, how
+    often to look for completions on a machine that delivers no interrupts; ``spin``, how long whoever waits for one is
+    to look for it himself first.
     """
     device = PciDevice(attachment)
     if device.class_code != CLASS:
@@ -42,4 +44,6 @@ def attach(attachment: Attachment, *, maxio: int = MAX_TRANSFER, depth: int = 31
         maxio=maxio,
         depth=depth,
         poll=attachment.properties.get("poll", 0),
+        spin=attachment.properties.get("spin", 0),
+        vectors=msix.find(device, attachment.messages),
     )

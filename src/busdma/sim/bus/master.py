@@ -14,6 +14,8 @@ from typing import Final, Protocol, TypedDict
 from busdma.errors import ConfigurationError, DeviceFault
 from busdma.machine.frames import FrameAllocator
 from busdma.machine.machine import DataTraffic
+from busdma.machine.ram import Watch
+from busdma.sim.bus.messages import MessageController
 
 DATA_OWNERS: Final = frozenset(
     {"kernel", "process", "unmapped", "bounce"}
@@ -62,19 +64,6 @@ class Route(Protocol):
 
     def wraps(self, address: int, length: int) -> bool:
         """True if the address of some byte loses bits on the way."""
-
-
-class Watch(Protocol):
-    """What stands between the CPU and memory, and must know what masters do: a cache that they do not see."""
-
-    def before_read(self, address: int, length: int, master: str) -> None:
-        """A master is about to read these bytes of memory, by physical address. The bus's lock is held."""
-
-    def after_write(self, address: int, length: int, master: str) -> None:
-        """A master has written them."""
-
-    def unanswered(self, address: int, length: int, master: str) -> None:
-        """A master has used these bus addresses, and nobody answered."""
 
 
 class Wires:
@@ -139,8 +128,12 @@ class BusMaster:
         memory, watch, source = self._bus.memory, self._bus.watch, memoryview(data).cast("B")
         if not source:
             return
-        done = 0
+        done, messages = 0, self._bus.messages
         with self._bus.lock:
+            if messages is not None and messages.takes(address, len(source)):
+                if list(self._route.pieces(address, len(source), True)) == [(address, len(source))]:
+                    messages.signal(address, int.from_bytes(source, "little"))
+                return
             self._writes += 1
             for at, count in self._walk(address, len(source), True):
                 if at is not None:
@@ -229,6 +222,7 @@ class MasterBus:
         self.lock = threading.RLock()
         self.barriers = 0
         self.watch: Watch | None = None  #: told of what masters do to memory
+        self.messages: MessageController | None = None  #: takes interrupts by message, which are no access to memory
         self.way: Callable[[int], str] = lambda address: "direct"  #: which of WAYS a bus address goes
         self.masters: dict[str, BusMaster] = {}  #: by name
 

@@ -8,8 +8,9 @@ configuration space, its bus master and its interrupt pin::
     slot.registers(0), slot.config, line                         # what its driver is given
 
 Software must enable what it uses, in the command register: registers answer only with memory space enabled, and the
-device's master reaches nothing before bus mastering is. What nobody answers ends in a master abort: reads give ones,
-writes are lost, and the slot's status register says so. A bus address is a physical address here, within memory.
+device's master reaches nothing before bus mastering is, nor do its messages. What nobody answers ends in a master
+abort: reads give ones, writes are lost, and the slot's status register says so. A bus address is a physical address
+here, within memory.
 
 Source: PCI Local Bus Specification 3.0: 3.3.3.1 (master abort), 6.2 (configuration), 2.2.6 (interrupt pins).
 """
@@ -25,6 +26,7 @@ from busdma.machine.frames import FrameAllocator
 from busdma.machine.handle import Handle64, check_offset, check_value
 from busdma.machine.interrupt import Interrupt
 from busdma.sim.bus.master import MasterBus
+from busdma.sim.bus.msix import HasMsix
 from busdma.sim.bus.pci_config import (
     BUS_MASTER,
     INTERRUPT_STATUS,
@@ -65,6 +67,10 @@ class Plugged(Protocol):
     def config(self) -> ConfigSpace:
         """Its configuration space."""
 
+    @property
+    def secondary(self) -> PciBus | None:
+        """The bus behind it, if it is a bridge."""
+
     def claim(self, address: int, size: int) -> Claim | None:
         """Who of it answers to these addresses of memory space, if anybody."""
 
@@ -100,6 +106,8 @@ class IntxPin:
 class PciSlot:
     """The function `name` on `bus`. Made by `PciBus.slot`; it is the route of its own master."""
 
+    secondary = None  #: as `Plugged.secondary`
+
     def __init__(self, bus: PciBus, name: str, line: Interrupt) -> None:
         self.name = name
         self.bus = bus
@@ -116,6 +124,8 @@ class PciSlot:
             raise ConfigurationError(f"there is a device in slot {self.name!r} already: take another slot")
         self._config = ConfigSpace(function.vendor, function.device, function.class_code, function.bars)
         self._config.watchers.append(self.pin.update)
+        if isinstance(function, HasMsix) and function.msix is not None:
+            function.msix.connect(self._config)
         self._function = function
 
     @property
@@ -218,6 +228,16 @@ class PciBus:
                 f"{min(set(range(SLOTS)) - set(self.plugged), default=SLOTS)}"
             )
 
+    def functions(self) -> list[ConfigSpace]:
+        """As `busdma.machine.pci_firmware.Bus.functions`."""
+        return [thing.config for _, thing in sorted(self.plugged.items())]
+
+    def behind(self, bridge: ConfigSpace, number: int) -> PciBus:
+        """As `busdma.machine.pci_firmware.Bus.behind`."""
+        (bus,) = (thing.secondary for thing in self.plugged.values() if thing.config is bridge)
+        assert bus is not None
+        return bus
+
     def claim(self, address: int, size: int) -> Claim | None:
         """Who on this bus, or behind it, answers to these addresses of memory space."""
         for thing in self.plugged.values():
@@ -258,7 +278,10 @@ class PciHost(MasterBus):
                 function.write(bar, offset, size, value)
 
     def to_memory(self, address: int, length: int, write: bool) -> Pieces:
-        """What of an access is memory, by physical address: the end of every way upstream."""
+        """What of an access is memory, or a message, by physical address: the end of every way upstream."""
+        if write and self.messages is not None and self.messages.takes(address, length):
+            yield address, length
+            return
         for inside, at, count in split(address, length, self.ram):
             yield (at if inside else None), count
 

@@ -25,7 +25,7 @@ NO_DAC: Final = (1 << 32) - 1  #: the highest address without dual address cycle
 class PciBridge:
     """A bridge in slot `number` of `parent`; ``secondary`` is the bus behind it. `limit`: the highest address upstream.
 
-    At power-on it forwards nothing: see `busdma.sim.bus.pci_firmware`.
+    At power-on it forwards nothing: see `busdma.machine.pci_firmware`.
     """
 
     def __init__(self, parent: PciBus, name: str, number: int, *, limit: int = NO_DAC) -> None:

@@ -3,7 +3,8 @@
 Every bit is read-only, writable, or cleared by writing a one; that is all there is to it. A base address register is
 writable above its size only: that is how software learns the size.
 
-Source: PCI Local Bus Specification 3.0, chapter 6 (6.1 header, 6.2.2 command, 6.2.3 status, 6.2.5 base addresses).
+Source: PCI Local Bus Specification 3.0, chapter 6 (6.1 header, 6.2.2 command, 6.2.3 status, 6.2.5 base addresses, 6.7
+capabilities).
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ SIZE: Final = 256
 
 # Registers of every header (6.1)
 VENDOR, DEVICE, COMMAND, STATUS, REVISION, CLASS, HEADER = 0x00, 0x02, 0x04, 0x06, 0x08, 0x09, 0x0E
-BASE_ADDRESS, INTERRUPT_LINE, INTERRUPT_PIN = 0x10, 0x3C, 0x3D
+BASE_ADDRESS, CAPABILITIES, INTERRUPT_LINE, INTERRUPT_PIN = 0x10, 0x34, 0x3C, 0x3D
+FIRST_CAPABILITY: Final = 0x40
 
 # Command (6.2.2)
 MEMORY_SPACE, BUS_MASTER, INTX_DISABLE = 0x0002, 0x0004, 0x0400
 # Status (6.2.3)
-INTERRUPT_STATUS, RECEIVED_MASTER_ABORT = 0x0008, 0x2000
+INTERRUPT_STATUS, HAS_CAPABILITIES, RECEIVED_MASTER_ABORT = 0x0008, 0x0010, 0x2000
 
 _WIDE: Final = 0b100  # a base address register's type: memory, anywhere in 64 bits (6.2.5.1)
 _MOST_BARS: Final = {0: 6, 1: 2}  # by header type
@@ -58,6 +60,7 @@ class ConfigSpace(Handle32):
         self._writable = bytearray(SIZE)
         self._clearable = bytearray(SIZE)
         self._lock = threading.Lock()
+        self._capability_end = FIRST_CAPABILITY
         self.bars = dict(bars)
         self.watchers: list[Callable[[], object]] = []  #: called after software wrote something
         for offset, size, value in (
@@ -95,6 +98,17 @@ class ConfigSpace(Handle32):
         self._values[span] = value.to_bytes(size, "little")
         self._writable[span] = writable.to_bytes(size, "little")
         self._clearable[span] = clearable.to_bytes(size, "little")
+
+    def add_capability(self, kind: int, size: int) -> int:
+        """A place for a capability of `size` bytes, with its first two filled in, at the end of the list."""
+        last, at = CAPABILITIES, self._capability_end
+        while found := self._values[last]:
+            last = found + 1
+        self._capability_end = -(-(at + size) // 4) * 4
+        self.define(at, 1, value=kind)
+        self._values[last] = at
+        self.signal(HAS_CAPABILITIES)
+        return at
 
     def base(self, number: int) -> int:
         """The address in base address register `number`."""

@@ -3,7 +3,8 @@
 The source of a request (bus, device, function) chooses a root entry, a context entry, and by that a domain: a number
 and a page table of three or four levels with rights to read and to write at each. What the unit found it keeps until it
 needs the room or software invalidates it: contexts by source, and pages by domain.
-Requests to 0xFEE0_0000..0xFEEF_FFFF are interrupts and never reach memory.
+Requests to 0xFEE0_0000..0xFEEF_FFFF are interrupts and never reach memory: writes of 32 bits pass untranslated, all
+else is refused.
 
 Registers are little-endian, and 64 bits wide where two offsets are given; each half can be accessed by itself.
 
@@ -41,6 +42,7 @@ RECORDS: Final = 4
 LARGEST_MASK: Final = 9  #: MAMV: at most 2**9 pages are invalidated at a time
 WIDTHS: Final = {1: 3, 2: 4}  #: context entry's address width to levels of its table
 INTERRUPTS: Final = range(0xFEE0_0000, 0xFEF0_0000)
+MESSAGE: Final = 4  #: bytes of an interrupt request
 
 VER, CAP, ECAP, GCMD, GSTS, RTADDR, CCMD, FSTS, FECTL = 0x00, 0x08, 0x10, 0x18, 0x1C, 0x20, 0x28, 0x34, 0x38
 IVA, IOTLB, FRCD = 0xF0, 0xF8, 0x220
@@ -188,6 +190,8 @@ class DmaRemapping:
         if not self._peek(GSTS, 4) & ENABLE:
             return address, length
         run = min(length, PAGE - address % PAGE)
+        if address in INTERRUPTS and write and length == MESSAGE:
+            return address, length  # never translated, and interrupts are not remapped here
         if address in INTERRUPTS:
             self.faults.record(Fault(master, address, write, "an interrupt request, not memory"))
             return None, run

@@ -20,7 +20,7 @@ belongs to software.
 
 Source: QEMU, hw/dma/rc4030.c, for the registers; NetBSD, arch/arc, jazzdmatlb (the software's side); there is no public
 data sheet. What they leave open, and what this model does: the controller keeps 8 entries; an entry of 0 leads nowhere,
-as in QEMU, since the page at 0 has the exception vectors.
+since the page at 0 has the exception vectors (in QEMU it leads there).
 """
 
 from __future__ import annotations

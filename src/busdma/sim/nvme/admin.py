@@ -1,7 +1,7 @@
-"""The admin commands of the NVMe model: who it is, its I/O queues, its one feature, Abort.
+"""The admin commands of the NVMe model: who it is, its I/O queues, its one feature, shadow doorbells, Abort.
 
-Source: NVM Express Base Specification 1.4, 5.1 (Abort), 5.3 to 5.6 (I/O queues), 5.15 (Identify), 5.21.1.7 (number of
-queues).
+Source: NVM Express Base Specification 1.4, 5.1 (Abort), 5.3 to 5.6 (I/O queues), 5.7 (Doorbell Buffer Config), 5.15
+(Identify), 5.21.1.7 (number of queues).
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from busdma.sim.nvme.controller import NvmeController
 
 DELETE_SQ, CREATE_SQ, DELETE_CQ, CREATE_CQ = 0x00, 0x01, 0x04, 0x05
-IDENTIFY, ABORT, SET_FEATURES, GET_FEATURES = 0x06, 0x08, 0x09, 0x0A
+IDENTIFY, ABORT, SET_FEATURES, GET_FEATURES, DOORBELL_BUFFERS = 0x06, 0x08, 0x09, 0x0A, 0x7C
+SHADOW_DOORBELLS: Final = 1 << 8  #: OACS (figure 247)
 NAMESPACE, CONTROLLER, ACTIVE_NAMESPACES = 0x00, 0x01, 0x02  # what to identify (figure 244)
 QUEUES_FEATURE: Final = 0x07
 ENTRIES: Final = 1024  #: of the longest queue
@@ -41,6 +42,7 @@ class Admin:
             ABORT: self._abort,
             SET_FEATURES: self._set_feature,
             GET_FEATURES: self._get_feature,
+            DOORBELL_BUFFERS: self._doorbell_buffers,
         }.get(command.opcode)
         if perform is None:
             raise RefusedError(Status.INVALID_OPCODE)
@@ -75,6 +77,7 @@ class Admin:
         data[64:72] = b"1".ljust(8)
         data[77] = self._controller.mdts
         struct.pack_into("<HI", data, 78, 1, 0x00010400)  # controller id, version
+        struct.pack_into("<H", data, 256, SHADOW_DOORBELLS if self._controller.offers_shadow else 0)
         data[258] = 3  # aborts at once, less one
         data[512], data[513] = 0x66, 0x44  # entries of 64 and 16 bytes
         struct.pack_into("<I", data, 516, len(self._controller.media))
@@ -101,8 +104,10 @@ class Admin:
 
     def _create_cq(self, command: Command) -> int:
         number, entries = self._new_queue(command, self._controller.completions)
-        require(command.words[1] >> 16 == 0, Status.VECTOR_INVALID)  # there is one, the pin
-        queue = CompletionQueue(number, command.prp1, entries, bool(command.words[1] & INTERRUPTS))
+        msix, vector = self._controller.msix, command.words[1] >> 16
+        vectors = msix.vectors if msix is not None and msix.enabled else 1  # the pin
+        require(vector < vectors, Status.VECTOR_INVALID)
+        queue = CompletionQueue(number, command.prp1, entries, vector if command.words[1] & INTERRUPTS else None)
         self._controller.completions[number] = queue
         return 0
 
@@ -140,6 +145,12 @@ class Admin:
         if victim is None or victim is command or victim.ignores_abort:
             return 1
         self._controller.complete(victim, Status.ABORT_REQUESTED)
+        return 0
+
+    def _doorbell_buffers(self, command: Command) -> int:
+        require(self._controller.offers_shadow, Status.INVALID_OPCODE)
+        require(command.prp1 % PAGE == 0 and command.prp2 % PAGE == 0, Status.INVALID_FIELD)
+        self._controller.shadow(command.prp1, command.prp2)
         return 0
 
     def _set_feature(self, command: Command) -> int:

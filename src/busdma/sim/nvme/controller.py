@@ -5,13 +5,17 @@ completions by bus address. Its namespaces are image files; how long its flash t
 
 It has what a block driver needs: Identify, I/O queues, Abort, the feature "number of queues", Read, Write and Flush.
 Left out, and answered with "invalid opcode" or "invalid field": log pages, asynchronous events, other features,
-metadata, SGLs, fused commands, arbitration by weight, queues that are not contiguous, MSI-X.
+metadata, SGLs, fused commands, arbitration by weight, queues that are not contiguous.
+
+It interrupts by its pin, or once MSI-X is enabled by messages: a vector each for the admin queue and the I/O queues,
+if the host wants so. With shadow doorbells it looks for new tails and heads in the host's memory, and says there how
+far it has looked; the host then rings only where that has been reached.
 
 What the specification leaves open, and what this model does: a doorbell value that cannot be is ignored and counted; a
 command that an abort finds unfinished ends before the Abort does; data of a Write is fetched when the command is.
 
 Source: NVM Express Base Specification 1.4: chapter 3 (registers), 5 (admin commands), 6 (NVM commands), 7.3 (resets),
-7.5 (interrupts), 7.6 (initialization and shutdown).
+7.5 (interrupts), 7.6 (initialization and shutdown), 7.13 (shadow doorbells).
 """
 
 from __future__ import annotations
@@ -22,11 +26,13 @@ from types import MappingProxyType
 from typing import Final
 
 from busdma.errors import ConfigurationError, DeviceFault
+from busdma.sim.bus.msix import MsixTable
 from busdma.sim.bus.pci_config import Bar
 from busdma.sim.disk import Disk
 from busdma.sim.nvme.admin import ENTRIES, Admin
 from busdma.sim.nvme.flash import SMALL_SSD, Flash, MediaError, Namespaces
 from busdma.sim.nvme.queue import PAGE, Command, CompletionQueue, RefusedError, Status, SubmissionQueue, walk
+from busdma.sim.nvme.shadow import LOOK_TIME, ShadowDoorbells
 from busdma.sim.wiring import CallAt, Memory, Pin
 
 # registers (3.1)
@@ -37,6 +43,7 @@ CC_ENTRIES, ENTRY_SIZES = 0xFF << 16, 0x46 << 16  #: CC.IOSQES, IOCQES: 64 and 1
 RDY, CFS, SHST_UNDER_WAY, SHST_COMPLETE, SHST = 1 << 0, 1 << 1, 1 << 2, 2 << 2, 3 << 2  # CSTS
 VERSION: Final = 0x00010400
 TIMEOUT: Final = 4  #: CAP.TO, in units of 500 ms
+MSIX_TABLE, MSIX_PENDING = 0x2000, 0x3000
 
 #: Virtual time, in ns.
 READY_TIME: Final = 5_000_000
@@ -74,8 +81,8 @@ class NvmeController:
     """One controller at power-on, a `busdma.sim.bus.pci.PciFunction`. `call_at`, `now`: the machine's clock, in ns.
 
     `namespaces`: their media, namespace 1 first. `mdts`: a command moves at most ``4096 << mdts`` bytes, 0: no limit.
-    `queues`: pairs of I/O queues it has. Not thread-safe: the caller holds the bus's lock around register accesses and
-    around what `call_at` calls.
+    `queues`: pairs of I/O queues it has; `vectors`: of MSI-X, 0: it has none, None: enough. `shadow_doorbells`: it has
+    them. Not thread-safe: the caller holds the bus's lock around register accesses and around what `call_at` calls.
     """
 
     vendor, device = 0x1234, 0x5D01  # nobody's
@@ -92,6 +99,8 @@ class NvmeController:
         namespaces: Sequence[Disk],
         mdts: int = 5,
         queues: int = 8,
+        vectors: int | None = None,
+        shadow_doorbells: bool = False,
         flash: Flash = SMALL_SSD,
         serial: str = "SIM0001",
     ) -> None:
@@ -103,6 +112,10 @@ class NvmeController:
         self._master, self._call_at, self._now = master, call_at, now
         self._raise_pin, self._lower_pin = pin.assert_, pin.deassert
         self.media, self.mdts, self.queues = tuple(namespaces), mdts, queues
+        vectors = queues + 1 if vectors is None else vectors
+        self.msix = MsixTable(master, vectors, bar=0, table=MSIX_TABLE, pending=MSIX_PENDING) if vectors else None
+        self.offers_shadow = shadow_doorbells
+        self._shadow: ShadowDoorbells | None = None
         self._admin = Admin(self, serial)
         self._nvm = Namespaces(self, flash)
         self._faults: list[Fault] = []
@@ -145,13 +158,17 @@ class NvmeController:
             self.counts["ignored"] += 1
 
     def _read32(self, offset: int) -> int:
+        if self.msix is not None and self.msix.claims(offset):
+            return self.msix.read32(offset)
         cap = ENTRIES - 1 | 1 << 16 | TIMEOUT << 24 | 1 << 37  # contiguous queues only; NVM command set; 4 KiB pages
         values = {CAP: cap & 0xFFFFFFFF, CAP + 4: cap >> 32, VS: VERSION, CC: self._cc, CSTS: self._csts}
         values |= {INTMS: self._masked, INTMC: self._masked}
         return values.get(offset, self._registers.get(offset, 0))
 
     def _write32(self, offset: int, value: int) -> None:
-        if offset >= DOORBELLS:
+        if self.msix is not None and self.msix.claims(offset):
+            self.msix.write32(offset, value)
+        elif offset >= DOORBELLS:
             self._doorbell((offset - DOORBELLS) // 4, value)
         elif offset in (INTMS, INTMC):
             self._masked = self._masked | value if offset == INTMS else self._masked & ~value
@@ -180,7 +197,7 @@ class NvmeController:
         if self._broken or self._cc & CC_ZERO or 0 in sizes or asq % PAGE or acq % PAGE:
             self._die()
             return
-        self.completions[0] = CompletionQueue(0, acq, sizes[1] + 1, interrupts=True)
+        self.completions[0] = CompletionQueue(0, acq, sizes[1] + 1, vector=0)
         self.submissions[0] = SubmissionQueue(0, asq, sizes[0] + 1, self.completions[0])
         self._csts |= RDY
 
@@ -201,6 +218,9 @@ class NvmeController:
         self._nvm.forget()
         self._masked = 0
         self.granted = self.queues
+        self._shadow = None
+        if self.msix is not None:
+            self.msix.clear()
         self._interrupt()
 
     def _shut_down(self) -> None:
@@ -252,6 +272,18 @@ class NvmeController:
         while queue.head != queue.tail and self.submissions.get(queue.id) is queue:
             for command in queue.fetch(self._master.dma_read):
                 self._begin(command)
+        if self._shadow is not None and queue.id:
+            self._shadow.wait_for(queue)
+            self.after(LOOK_TIME, lambda: self._look(queue))
+
+    def _look(self, queue: SubmissionQueue) -> None:
+        """Is there more in a queue that was empty, and whose host need not have rung?"""
+        if self._shadow is None or self.submissions.get(queue.id) is not queue:
+            return
+        if not self._shadow.look(queue):
+            self.counts["ignored"] += 1
+        elif queue.head != queue.tail and not queue.fetching:
+            self._fetch(queue)
 
     def _begin(self, command: Command) -> None:
         admin = command.queue.id == 0
@@ -293,19 +325,24 @@ class NvmeController:
         self._post(command.queue.completions, command, status, result)
 
     def _post(self, queue: CompletionQueue, command: Command, status: Status, result: int) -> None:
-        if queue.full:
-            queue.waiting.append((command, status, result))
-            return
         try:
+            if self._shadow is not None and queue.id and not self._shadow.update(queue):
+                self.counts["ignored"] += 1
+            if queue.full:
+                queue.waiting.append((command, status, result))
+                return
             queue.put(self._master.dma_write, command, status, result)
         except DeviceFault:
             self._die()
             return
+        if queue.vector is not None and self.msix is not None and self.msix.enabled:
+            self.msix.signal(queue.vector)
         self._interrupt()
 
     def _interrupt(self) -> None:
         """7.5.1, pin-based: high while a queue with interrupts has completions that the host has not taken."""
-        wanted = any(q.interrupts and q.head != q.tail for q in self.completions.values()) and not self._masked & 1
+        wanted = any(q.vector is not None and q.head != q.tail for q in self.completions.values())
+        wanted = wanted and not self._masked & 1 and not (self.msix is not None and self.msix.enabled)
         (self._raise_pin if wanted else self._lower_pin)()
 
     # -- for the commands ---------------------------------------------------------------------------------------------
@@ -314,6 +351,10 @@ class NvmeController:
     def entry_sizes_set(self) -> bool:
         """True if the host has said how large entries of I/O queues are, as it must before it creates one (3.1.5)."""
         return self._cc & CC_ENTRIES == ENTRY_SIZES
+
+    def shadow(self, shadows: int, events: int) -> None:
+        """The host has doorbells at these bus addresses, and wants to be told there how far was looked."""
+        self._shadow = ShadowDoorbells(self._master, shadows, events)
 
     def now(self) -> int:
         """The machine's clock, in ns."""

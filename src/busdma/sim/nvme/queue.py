@@ -69,12 +69,12 @@ class RefusedError(Exception):
 
 
 class CompletionQueue:
-    """A completion queue of `entries`, at bus address `base`. `interrupts`: the host wants them from this queue."""
+    """A completion queue of `entries`, at bus address `base`. `vector`: of its interrupts; None: it makes none."""
 
-    __slots__ = ("base", "entries", "head", "id", "interrupts", "phase", "tail", "waiting")
+    __slots__ = ("base", "entries", "head", "id", "phase", "tail", "vector", "waiting")
 
-    def __init__(self, id: int, base: int, entries: int, interrupts: bool) -> None:
-        self.id, self.base, self.entries, self.interrupts = id, base, entries, interrupts
+    def __init__(self, id: int, base: int, entries: int, vector: int | None) -> None:
+        self.id, self.base, self.entries, self.vector = id, base, entries, vector
         self.head = self.tail = 0
         self.phase = 1
         self.waiting: deque[tuple[Command, Status, int]] = deque()  #: for room

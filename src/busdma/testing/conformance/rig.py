@@ -15,6 +15,7 @@ from busdma.drivers.echo import Echo
 from busdma.errors import ResourceShortage
 from busdma.lifecycle import State
 from busdma.machine.machine import Machine
+from busdma.machines import MACHINES
 from busdma.map import Map
 from busdma.result import Segments
 from busdma.sync import Direction
@@ -34,6 +35,11 @@ def noise(length: int, seed: int = 1) -> bytes:
 def inverted(data: bytes) -> bytes:
     """What no byte of `data` is: a byte that no device wrote cannot compare equal."""
     return bytes(255 - byte for byte in data)
+
+
+def in_real_time(machine: Machine) -> bool:
+    """Its clock is the wall's: it moves while nobody waits, and nobody can know that nothing will come."""
+    return MACHINES[machine.spec.partition("?")[0]].real_time
 
 
 def tags(machine: Machine) -> list[Tag]:

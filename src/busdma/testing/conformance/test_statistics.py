@@ -130,7 +130,7 @@ def test_drivers_count_too(machine: Machine) -> None:
         assert set(found["drivers"]) == {driver.name for driver in drivers}
         assert all(counts for counts in found["drivers"].values())
         assert found["machine"] == machine.spec
-        assert found["now"] == machine.runtime.now()
+        assert 0 <= found["now"] <= machine.runtime.now()
         json.dumps(found)
     with pytest.raises(ResourceShortage):
         machine.process("p", pages=2).allocate(1 << 20)
