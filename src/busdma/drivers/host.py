@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from busdma.drivers import contexts
 from busdma.drivers.queues import Channel, Request, RequestQueue
 from busdma.drivers.watch import Watch
-from busdma.errors import DeadlineExpired, DeviceFault, DriverError, ResourceShortage
+from busdma.errors import DeviceFault, DriverError, ResourceShortage
 from busdma.machine.attachment import Attachment
 from busdma.sync import Direction
 from busdma.waiting import Task, Waiter
@@ -310,10 +310,6 @@ class Host(ABC, Generic[S, U]):
         slot.loaded = request.direction
 
     def _launch(self, slot: S, request: Request) -> None:
-        if request.deadline is not None and request.deadline <= self._runtime.now():
-            late = DeadlineExpired(f"the deadline passed before {self.name} was told of the command")
-            self._settle(slot, request, late, told=False)
-            return
         if not slot.unit.queue.start(request):
             self._settle(slot, request, None, told=False)
             return

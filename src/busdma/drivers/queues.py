@@ -157,7 +157,12 @@ class RequestQueue:
         self._lock = threading.Lock()
 
     async def submit(self, request: Request) -> bytes:
-        """Queue `request`, wait until it is settled, and return its reply or raise its error."""
+        """Queue `request`, wait until it is settled, and return its reply or raise its error.
+
+        DeadlineExpired if its deadline has passed already: the device is not told of it.
+        """
+        if request.deadline is not None and request.deadline <= self._runtime.now():
+            raise DeadlineExpired(f"the deadline of a command for {self.name} had passed when it was made")
         done, express = request.done, self._enter(request)
         if express is None:
             self._notify()
