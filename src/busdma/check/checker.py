@@ -67,7 +67,7 @@ class Checker:
     def _attached(self, page: int) -> None:
         self._loads = Loads(page)  # by physical address: what devices may reach
         self._clients = Loads(page)  # by address in this process: what was bounced, where the CPU has it
-        self._movements = Movements(self._sides, self._loads, self.report)
+        self._movements = Movements(self._sides, self._loads, self.report, live=not self.sees_devices)
         self._lines = Lines(self._sides, self.line, self.report)
         self._pages = BusPages(page)
         self._traffic = Traffic(self._loads, self._pages, self.report)

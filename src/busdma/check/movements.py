@@ -24,8 +24,10 @@ from busdma.sync import POSTREAD, POSTWRITE, PREREAD, PREWRITE, Direction, SyncO
 class Movements:
     """Between the two `sides`, of what is in `loads`. The caller holds the checker's lock."""
 
-    def __init__(self, sides: Sides, loads: Loads, report: Report) -> None:
+    def __init__(self, sides: Sides, loads: Loads, report: Report, *, live: bool = False) -> None:
+        """`live`: devices run by themselves, and not only when nobody else does."""
         self._sides = sides
+        self._live = live
         self._loads = loads
         self._report = report
         self._origin = _address(sides.cpu) or 0
@@ -106,7 +108,10 @@ class Movements:
                         self._wrote(load, lo + wrong[0], lo + wrong[-1] + 1)
                     keep = bool(readable) and not op & POSTWRITE
                     for at, count, theirs in self._theirs(load, lo, here, length):
-                        self._sides.fetch(at, count, keep or theirs)
+                        if self._live and load.standing:
+                            self._sides.look(at, count)
+                        else:
+                            self._sides.fetch(at, count, keep or theirs)
                 _taken_back(load, op, lo, hi)
         for copy in load.copies_within(start, end):
             for lo, hi, readable, writable in runs(load.readable, load.writable, copy.offset, copy.offset + copy.size):

@@ -5,6 +5,10 @@ wrong side finds poison, on a coherent machine too: never the right bytes by luc
 leaves something else than poison, and so it is found when the bytes come back.
 
 Poison depends on the address, so that a stretch of it is never a stretch of anything else.
+
+A device that runs by itself may write into a ring at any moment, also while the driver looks at an entry, between POST
+and PRE. On real hardware that is lost only where the CPU has stored as well. So what is fetched from such memory the
+device keeps, and what it is then given are the bytes that the CPU has changed.
 """
 
 from __future__ import annotations
@@ -51,13 +55,28 @@ class Sides:
         self.cpu = cpu
         self.device = device
         self.base = base
+        self._looked: dict[tuple[int, int], bytes] = {}  # (address, length): what `look` fetched, and was not given yet
 
     def give(self, address: int, length: int) -> None:
-        """The bytes go to the device."""
+        """The bytes go to the device; of what the CPU has only had a `look` at, those that it has changed."""
         for at, size in pieces(address, length):
             here = at - self.base
-            self.device[here : here + size] = self.cpu[here : here + size]
+            seen = self._forget(at, size) if self._looked else None
+            if seen is None:
+                self.device[here : here + size] = self.cpu[here : here + size]
+            else:
+                for offset, byte in enumerate(self.cpu[here : here + size].tobytes()):
+                    if byte != seen[offset]:
+                        self.device[here + offset] = byte
             self.cpu[here : here + size] = poison(at, size)
+
+    def look(self, address: int, length: int) -> None:
+        """The bytes come back for a while, from a device that may go on writing them."""
+        for at, size in pieces(address, length):
+            here = at - self.base
+            self._forget(at, size)
+            self._looked[at, size] = seen = self.device[here : here + size].tobytes()
+            self.cpu[here : here + size] = seen
 
     def fetch(self, address: int, length: int, keep: bool = False) -> None:
         """The bytes come back; `keep`: the device has them as well."""
@@ -66,6 +85,13 @@ class Sides:
             self.cpu[here : here + size] = self.device[here : here + size]
             if not keep:
                 self.device[here : here + size] = poison(at, size)
+
+    def _forget(self, address: int, length: int) -> bytes | None:
+        """What was seen of just these bytes. All looks at any of them are over."""
+        seen = self._looked.get((address, length))
+        for at, size in [each for each in self._looked if each[0] < address + length and address < each[0] + each[1]]:
+            del self._looked[at, size]
+        return seen
 
     def spoil(self, address: int, length: int, *, cpu: bool) -> None:
         """Poison on one side."""
