@@ -51,12 +51,6 @@ class Carrier:
         task = current_task.get()
         return "" if task is None or task not in self._tasks else task.name
 
-    @property
-    def busy(self) -> bool:
-        """Some driver can run, or a function that was posted is still to be called: not all of them wait."""
-        with self._turn:
-            return self._running > 0 or bool(self._posted)
-
     def now(self) -> int:
         """The clock, in ns."""
         return self.clock.now()

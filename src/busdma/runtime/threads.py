@@ -63,6 +63,12 @@ class ThreadsRuntime(Carrier):
         finally:
             self._rest()
 
+    @property
+    def busy(self) -> bool:
+        """Some driver can run, though the system may not have let it yet: not all of them wait."""
+        with self._turn:
+            return self._running > 0
+
     async def give_way(self) -> None:
         """See `busdma.waiting.Runtime.give_way`: whom the system lets run is up to it."""
         time.sleep(0)

@@ -18,7 +18,7 @@ from busdma.machine.machine import Machine
 from busdma.machines import MACHINES
 from busdma.map import Map
 from busdma.result import Segments
-from busdma.runtime.carrier import Carrier
+from busdma.runtime.threads import ThreadsRuntime
 from busdma.sync import Direction
 from busdma.tag import Tag
 from busdma.waiting import Runtime, Task, Waiter
@@ -63,8 +63,8 @@ def let_run(machine: Machine) -> None:
     """Let every driver run until it waits. In real time a thread may get its turn late."""
     runtime = machine.runtime
     machine.run(pause, runtime)
-    for _ in range(MOST if in_real_time(machine) else 0):
-        if not (isinstance(runtime, Carrier) and runtime.busy):
+    for _ in range(MOST):
+        if not (isinstance(runtime, ThreadsRuntime) and runtime.busy):
             break
         machine.run(pause, runtime)
 
