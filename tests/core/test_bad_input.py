@@ -248,7 +248,8 @@ def test_and_are_refused_with_the_reason_where_they_cannot(make: Callable[[], tu
 def test_or_where_there_is_too_little_to_join_them_in() -> None:
     enough, less = Behind("direct", limit=12), Behind("direct", limit=11)
     assert len(enough.bus.derive("device", nsegments=17).create_map().load_nowait(thousand(enough))) <= 17
-    with pytest.raises(MappingRefused, match=r"pages of bounce zone 0 needed.*raise its limit, or split"):
+    why = r"pages of bounce zone 0 needed.*raise its limit \(the machine's option bounce=13\), or split"
+    with pytest.raises(MappingRefused, match=why):
         less.bus.derive("device", nsegments=17).create_map().load_nowait(thousand(less))
     assert less.zone.active == 0
 

@@ -19,7 +19,7 @@ from busdma.errors import ShortageReason
 from busdma.lists import ElementList
 from busdma.machine.frames import DMA_SAFE
 from busdma.mechanisms import Holder, Shortage, Unreachable
-from busdma.mechanisms.bounce import BounceNeed, reserve
+from busdma.mechanisms.bounce import OPTION, BounceNeed, reserve
 from busdma.mechanisms.ground import Ground
 from busdma.mechanisms.iova import IovaNeed, IovaPool
 from busdma.mechanisms.mapped import map_linear
@@ -236,4 +236,7 @@ def too_much(need: Need, _: Segmenter | None = None) -> str:
     limits = ""
     if isinstance(need, IovaNeed) and (need.alignment_pages > 1 or need.boundary_pages or need.within):
         limits = f", adjacent and within alignment {need.alignment_pages}, boundary {need.boundary_pages} and its reach"
-    return f"{in_words(need)} needed{limits}, and it may never hold so much: raise its limit, or split the transfer"
+    more = f" ({OPTION}{need.amount + need.pool.apart})" if isinstance(need, BounceNeed) else ""
+    return (
+        f"{in_words(need)} needed{limits}, and it may never hold so much: raise its limit{more}, or split the transfer"
+    )
