@@ -264,6 +264,7 @@ def test_a_missing_qemu_names_its_package(monkeypatch: pytest.MonkeyPatch) -> No
         ({"nonsense": 1}, "no option nonsense; there are: .*binary"),
         ({"images": "/nonexistent"}, "there is no such folder; make it first"),
         ({"devices": "no-such-device"}, "did not start.*no-such-device"),
+        ({"devices": "e1000,id=nvme0"}, "qemu:pc.* has a device 'nvme0' of its own: give yours another id"),
         ({"force_bounce": 2}, "give 0 or 1"),
     ],
 )
@@ -365,5 +366,5 @@ def test_more_devices() -> None:
         found = machine.attachment("net7")
         assert found.config is not None
         assert found.config.read32(0) == 0x100E_8086
-        with pytest.raises(ConfigurationError, match="no driver"):
+        with pytest.raises(ConfigurationError, match=r"no driver in busdma for net7.*machine.attachment\('net7'\)"):
             machine.driver("net7")

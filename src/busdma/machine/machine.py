@@ -112,6 +112,11 @@ class Machine:
             given = self.attachment(name)
             device = self.devices[name]
             try:
+                if not device.driver:
+                    raise ConfigurationError(
+                        f"there is no driver in busdma for {name} of {self.spec}: give machine.attachment({name!r}) to "
+                        "one of your own"
+                    )
                 self._drivers[name] = attach(device.driver, device.bus, given)
             except BaseException:
                 for child in list(given.tag.children):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
@@ -33,6 +34,15 @@ def extras(monitor: Monitor, known: Iterable[str]) -> list[Extra]:
         for extra in _named(bus["devices"])
         if extra.name and extra.name not in known
     ]
+
+
+def ids(lines: Iterable[str]) -> list[str]:
+    """The ids that the arguments of ``-device`` give.
+
+    >>> ids(["edu,id=edu9,addr=9", "e1000", "am53c974,id=esp9"])
+    ['edu9', 'esp9']
+    """
+    return [found[1] for line in lines if (found := re.search(r",id=([^,]+)", line))]
 
 
 def driver_for(config: ConfigSpace) -> str:

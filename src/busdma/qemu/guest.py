@@ -13,7 +13,7 @@ from busdma.machine.local import NOTHING, LocalMachine
 from busdma.machine.machine import DataTraffic, Device, Machine
 from busdma.machine.ram import Ram, sided
 from busdma.qemu.counting import Counting
-from busdma.qemu.extras import PROPERTIES, Extra, driver_for, extras
+from busdma.qemu.extras import PROPERTIES, Extra, driver_for, extras, ids
 from busdma.qemu.lines import Lines
 from busdma.qemu.pci import Config, PciHost
 from busdma.qemu.setup import Setup
@@ -48,7 +48,7 @@ class QemuMachine(LocalMachine):
         self.counting = Counting(self.devices)
         self.domain.instruments.append(self.counting)
         self._fault_watch: FaultWatch | None = None
-        self._extras = bool(setup.devices)
+        self._extras = setup.devices
         self._spin = setup.spin
 
     def listen(self, path: str, side: str = "in") -> None:
@@ -97,10 +97,13 @@ class QemuMachine(LocalMachine):
 
     def add_extras(self, host: PciHost, wire: Callable[[Extra], tuple[Tag, int | InterruptLine | None]]) -> None:
         """The devices of the option ``devices`` that are on PCI. `wire`: the tag of each, and its interrupt line, by
-        number if QEMU reports it.
+        number if QEMU reports it. ConfigurationError: one has the name of a device that is there without it.
         """
         if not self._extras:
             return
+        for name in ids(self._extras):
+            if name in self.devices:
+                raise ConfigurationError(f"{self.spec} has a device {name!r} of its own: give yours another id")
         for extra in extras(self.qemu.monitor, self.devices):
             tag, at = wire(extra)
             irq, line = (at, None) if at is None or isinstance(at, int) else (None, at)
