@@ -19,7 +19,7 @@ import signal
 import subprocess
 import threading
 import weakref
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -84,8 +84,8 @@ class Child:
             self._process.wait(seconds)
         return self._process.returncode is not None
 
-    def last_words(self, seconds: float) -> str:
-        """How it ended, and the last it wrote to standard error; waits that long for its end."""
+    def last_words(self, seconds: float, shorten: Callable[[str], str] = str) -> str:
+        """How it ended, and the last it wrote to standard error, `shorten`-ed; waits that long for its end."""
         if not self.wait(seconds):
             how = "it still runs"
         elif (status := self._process.returncode) < 0:
@@ -93,7 +93,7 @@ class Child:
         else:
             how = f"it ended with status {status}"
         self._reader.join(seconds)
-        said = self._errors.decode(errors="replace").strip()
+        said = shorten(self._errors.decode(errors="replace")).strip()
         return f"{how}; its last words: {said}" if said else f"{how}, and said nothing"
 
     def kill(self) -> None:

@@ -7,6 +7,7 @@ descriptors: no path can be too long, and nothing can be left behind.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
 import threading
@@ -72,6 +73,16 @@ def image(name: str, data: bytes = b"", *, size: int = 0) -> int:
     except OSError as error:
         raise ConfigurationError(f"no room for {name} ({error.strerror}): raise the limits (ulimit -n, -f)") from None
     return fd
+
+
+def worth_reading(said: str) -> str:
+    """What QEMU `said`: no warnings, if that leaves anything, and no registers, which it prints when a model ends it.
+
+    >>> worth_reading("qemu: warning: slow\\nqemu: hardware error: odd\\nCPU #0:\\nEAX=00000000\\n")
+    'qemu: hardware error: odd'
+    """
+    lines = re.split(r"^CPU #\d+:$", said, maxsplit=1, flags=re.MULTILINE)[0].splitlines()
+    return "\n".join([line for line in lines if ": warning: " not in line] or lines)
 
 
 class Qemu:
@@ -148,7 +159,7 @@ class Qemu:
 
     def last_words(self) -> str:
         """How it ended and the end of what it wrote to standard error; waits for its end, if need be, a few seconds."""
-        return self._child.last_words(ENDING)
+        return self._child.last_words(ENDING, worth_reading)
 
     def close(self) -> None:
         """End it: by its monitor, so that images are complete, and if it does not listen, at once. It is reaped.
