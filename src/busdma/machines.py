@@ -185,6 +185,11 @@ def options_of(name: str) -> dict[str, str]:
     raise AssertionError(f"{name} was opened before it had asked for its options")
 
 
+def why_not(spec: str) -> str:
+    """Why this host cannot open the machine `spec`; "" if it can, or if `spec` says itself where its QEMU is."""
+    return "" if "binary" in dict(written(spec)) else MACHINES[spec.partition("?")[0]].why_not()
+
+
 def select(pattern: str) -> list[str]:
     """The specs of the machines that match the glob `pattern`; options behind a ``?`` go to each of them.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -26,7 +27,7 @@ BUSDMA = [sys.executable, "-m", "busdma"]
 def test_machines(cli: Cli) -> None:
     done = cli("machines")
     assert done.status == 0
-    table, options = done.out.split("\n\n")
+    table, *_, options = done.out.split("\n\n")  # between them: what is missing here
     head, *rows = table.splitlines()
     assert head.split() == ["spec", "available", "buses", "drivers", "what"]
     assert ["sim:pc-isa", "yes", "isa", "aha1542,des,fdc"] in [row.split()[:4] for row in rows]
@@ -58,6 +59,19 @@ def test_a_machine_that_cannot_be_opened_says_why(cli: Cli, monkeypatch: pytest.
     assert found["available"] is False
     assert "no_such_back_end" in found["why_not"]
     assert found["options"] == {}
+    table, reasons, *_ = cli("machines").out.split("\n\n")
+    assert ["sim:none", "no", "isa"] in [line.split()[:3] for line in table.splitlines()]
+    assert re.search(r"^sim:none: .*no_such_back_end", reasons, re.MULTILINE)
+
+
+def test_the_reason_of_many_is_told_once(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    done = cli("machines")
+    table, reasons, options = done.out.split("\n\n")
+    assert "apt install" not in table + options
+    assert "\nqemu:SS-5 and qemu:SS-10: there is no qemu-system-sparc that can be run: apt install" in reasons
+    assert reasons.count("qemu-system-x86_64") == 1
+    assert re.search(r"^qemu:\* .*binary=", options, re.MULTILINE)  # which may be the remedy
 
 
 @pytest.fixture

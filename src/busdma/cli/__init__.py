@@ -53,7 +53,8 @@ class _Version(argparse.Action):
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="busdma",
-        description="bus_dma for Python: drive disks through DMA on simulated machines, and see how buffers map.",
+        description="bus_dma for Python: drive disks through DMA on simulated machines and on QEMU's, and see how "
+        "buffers map.",
         epilog="Exit status: 0 if all was done and verified, 1 if not, 2 for a wrong command line, 130 if interrupted.",
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")

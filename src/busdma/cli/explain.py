@@ -77,6 +77,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
         device = machine.devices.get(name)
         if device is None:
             raise ConfigurationError(f"{machine.spec} has no device {name!r}; it has: {', '.join(machine.devices)}")
+        if args.driver and not device.driver:
+            raise ConfigurationError(f"there is no driver in busdma for {name} of {machine.spec}: leave out --driver")
         limits = {limit: getattr(args, limit) for limit in LIMITS}
         parent = machine.driver(name).tag if args.driver else device.tag
         tag = parent.derive("explain", **limits, exclude=_holes(args.exclude, machine.domain.frames))
@@ -87,7 +89,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
         output.document = {"machine": machine.spec, "device": name, "driver": driver, "explanation": found}
         output.say(str(explanation))
         if driver is None:
-            output.say(f"with the limits of the bus; --driver adds what the driver of {name} says of the device")
+            more = f"; --driver adds what the driver of {name} says of the device" if device.driver else ""
+            output.say(f"with the limits of the bus{more}")
         buffer.free()
 
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from busdma.cli.output import Output
 from busdma.machine.spec import with_option
-from busdma.machines import MACHINES, options_of, select, specs
+from busdma.machines import MACHINES, options_of, select, specs, why_not
 
 if TYPE_CHECKING:
     from argparse import _SubParsersAction
 
-__all__ = ["COLUMNS", "add_to", "run", "select", "with_option"]
+__all__ = ["COLUMNS", "add_to", "grouped", "run", "select", "with_option"]
 
 COLUMNS: Final = ("spec", "available", "buses", "drivers", "what")
 
@@ -34,14 +34,14 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace, output: Output) -> None:
     """List them."""
     rows: list[dict[str, Any]] = []
-    options = {name: {} if entry.why_not() else options_of(name) for name, entry in MACHINES.items()}
+    options = {name: _options(name) for name in MACHINES}
     for spec, entry in specs().items():
-        why_not = entry.why_not()
+        lacking = why_not(spec)
         rows.append(
             {
                 "spec": spec,
-                "available": not why_not,
-                "why_not": why_not,
+                "available": not lacking,
+                "why_not": lacking,
                 "buses": list(entry.buses),
                 "drivers": [*entry.drivers, *entry.others],
                 "options": options[spec.partition("?")[0]],
@@ -49,10 +49,35 @@ def run(args: argparse.Namespace, output: Output) -> None:
             }
         )
     output.document = {"machines": rows}
-    output.say_table(COLUMNS, [{**row, "available": row["why_not"] or "yes"} for row in rows])
+    output.say_table(COLUMNS, [{**row, "available": "no" if row["why_not"] else "yes"} for row in rows])
+    if reasons := {row["spec"]: row["why_not"] for row in rows if row["why_not"]}:
+        output.say("\nwhat is not available, and why")
+        for why, alike in grouped(reasons):
+            output.say(f"{alike}: {why}")
     output.say("\noptions and their defaults, written as in sim:pc-isa?bounce=17&seed=3")
     for line in _lines(options):
         output.say(line)
+
+
+def grouped(reasons: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Each reason once, and in words all that it is the reason of.
+
+    >>> grouped({"a": "it rains", "b": "it snows", "c": "it rains"})
+    [('it rains', 'a and c'), ('it snows', 'b')]
+    """
+    found: list[tuple[str, str]] = []
+    for why in dict.fromkeys(reasons.values()):
+        *names, last = (name for name, reason in reasons.items() if reason == why)
+        found.append((why, f"{', '.join(names)} and {last}" if names else last))
+    return found
+
+
+def _options(name: str) -> dict[str, str]:
+    """Its options, also where QEMU is missing: one of them says where it is."""
+    try:
+        return options_of(name)
+    except ImportError:
+        return {}
 
 
 def _lines(found: Mapping[str, Defaults]) -> list[str]:

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Final
 import busdma
 from busdma.cli.interrupt import Interrupts
 from busdma.cli.job import Job
-from busdma.cli.machines import select, with_option
+from busdma.cli.machines import grouped, select, with_option
 from busdma.cli.output import Output, number
 from busdma.cli.roundtrip import Source
 from busdma.errors import BusdmaError, ConfigurationError
 from busdma.machine.machine import Machine
-from busdma.machines import MACHINES
+from busdma.machines import MACHINES, why_not
 from busdma.runtime import NAMES
 
 if TYPE_CHECKING:
@@ -27,15 +27,16 @@ if TYPE_CHECKING:
 COLUMNS: Final = {
     "machine": "spec of the machine",
     "driver": "whose devices FILE went through, all of them at the same time",
-    "mechanism": "how the data reached memory, by the page frames that the bus saw touched",
+    "mechanism": "how the data reached memory, by the page frames that the bus saw touched (QEMU's: by the maps)",
     "bytes": "of data that crossed the bus, there and back; to and from disks in whole blocks",
-    "segments": "in which it crossed: accesses of the devices to data",
+    "segments": "in which it crossed: accesses of the devices to data (QEMU's: segments of the maps)",
     "bounced_pages": "taken from the machine's bounce zones, counted there",
     "deferred": "loads that had to wait for bounce pages, counted there",
     "sha256": "of what came back, without the padding; the first 12 digits in the table",
     "verified": "every device gave FILE back, and the bus saw all of it go by, there and back",
     "seconds": "on the machine's clock: virtual time, on a simulated machine",
 }
+STRANGE: Final = "there is no driver in busdma for it"
 DIGITS: Final = 12  #: of the checksum in the table
 WIDTH: Final = 78  #: of the help, as argparse has it where a terminal has 80 columns
 
@@ -78,7 +79,8 @@ def add_to(verbs: _SubParsersAction[argparse.ArgumentParser]) -> None:
         "--bounce-pages",
         metavar="N",
         type=number,
-        help="limit of each bounce zone, in pages; default: 128. One request of an AHA-1542 needs up to 17",
+        help="limit of each bounce zone, in pages; default: 128. One request of an AHA-1542 needs up to 17, one of an "
+        "NVMe controller up to 32",
     )
     parser.add_argument(
         "--images",
@@ -102,17 +104,18 @@ def run(args: argparse.Namespace, output: Output) -> None:
         specs = [with_option(spec, "bounce", args.bounce_pages) for spec in specs]
     with Source(args.file) as source, Interrupts() as interrupts:
         output.document |= {"size": source.size, "sha256": source.sha256}
-        for spec in specs:
+        unfit = {spec: why for spec in specs if (why := _unfit(spec, args.runtime, alone=len(specs) == 1))}
+        for why, alike in grouped(unfit):
+            output.note(f"{alike} {'is' if alike in unfit else 'are'} skipped, because {why}")
+        for spec in (spec for spec in specs if spec not in unfit):
             interrupts.check()
-            if why := _unfit(spec, args.runtime, alone=len(specs) == 1):
-                output.note(f"{spec} is skipped, because {why}")
-                continue
             try:
                 with _switched_on(spec, args.runtime, options, args.check) as machine:
                     _refuse_own_image(source, args.images, machine)
-                    for name, why in machine.absent.items():
+                    strangers = {name: STRANGE for name, device in machine.devices.items() if not device.driver}
+                    for name, why in {**machine.absent, **strangers}.items():
                         output.note(f"{spec}: {name} is skipped, because {why}")
-                    others = MACHINES[spec.partition("?")[0]].others
+                    others = (*MACHINES[spec.partition("?")[0]].others, "")
                     for driver in dict.fromkeys(device.driver for device in machine.devices.values()):
                         if driver not in others:
                             row = Job(machine, driver, source, output, interrupts).run()
@@ -123,6 +126,8 @@ def run(args: argparse.Namespace, output: Output) -> None:
                 words = str(error)
                 output.fail(error, words if words.startswith(spec) else f"{spec}: {words}")
         interrupts.check()
+        if not rows and not output.errors:
+            output.fail(ConfigurationError(f"nothing was sent: all that matches {args.machine!r} was skipped"))
         if rows:
             output.say_table(tuple(COLUMNS), [{**row, "sha256": row["sha256"][:DIGITS]} for row in rows])
         output.say(f"FILE has {source.size} byte{'s' if source.size > 1 else ''}, sha256 {source.sha256}")
@@ -135,7 +140,7 @@ def _unfit(spec: str, runtime: str | None, *, alone: bool) -> str:
     entry = MACHINES[spec.partition("?")[0]]
     if runtime is not None and runtime not in entry.runtimes:
         return "" if alone else f"it keeps real time, and {runtime} does not"
-    return "" if alone or os.environ.get("CI") == "true" else entry.why_not()
+    return "" if alone or os.environ.get("CI") == "true" else why_not(spec)
 
 
 class Found(BusdmaError):

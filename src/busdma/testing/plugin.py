@@ -17,7 +17,7 @@ import busdma
 from busdma.errors import ConfigurationError
 from busdma.machine.machine import Machine
 from busdma.machine.spec import with_option
-from busdma.machines import Entry, select, specs
+from busdma.machines import Entry, select, specs, why_not
 from busdma.runtime import NAMES
 from busdma.testing.marker import Marker, known, read, selected
 
@@ -99,14 +99,14 @@ def choices(config: pytest.Config, markers: Sequence[Marker]) -> list[Choice]:
         if not runtimes:
             missing.append(f"{spec} keeps real time, which {' and '.join(sorted(wanted))} cannot")
             continue
-        why_not = entry.why_not() if fitting else ""
+        lacking = why_not(spec) if fitting else ""
         for each in fitting:
-            if why_not:
-                missing.append(f"{each} cannot be opened here: {why_not}")
-            if patterns or not why_not:
+            if lacking:
+                missing.append(f"{each} cannot be opened here: {lacking}")
+            if patterns or not lacking:
                 usual = entry.runtimes[0]
                 found += [
-                    Choice(each, "" if name == usual else name, seed, check, drivers, why_not and missing[-1])
+                    Choice(each, "" if name == usual else name, seed, check, drivers, lacking and missing[-1])
                     for name in runtimes
                 ]
     if found:
