@@ -48,7 +48,7 @@ def guide(pytester: pytest.Pytester) -> pytest.Pytester:
 def test_the_examples_of_the_guide_work(guide: pytest.Pytester) -> None:
     done = guide.runpytest_subprocess(*QUIET, "-v")
     done.assert_outcomes(passed=8)
-    assert "test_echo.py::test_what_goes_in_comes_out[sim:x86-64?iommu=on-4096] PASSED" in text(done)
+    assert "test_echo.py::test_what_goes_in_comes_out[sim:x86-64?iommu=on-4000] PASSED" in text(done)
 
 
 def test_the_examples_need_no_more_than_their_folder(guide: pytest.Pytester) -> None:
