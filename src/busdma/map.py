@@ -39,7 +39,6 @@ if TYPE_CHECKING:
 __tracebackhide__ = hidden
 
 _LOADABLE: Final = frozenset(LIFE[Event.LOAD])
-_SYNCABLE: Final = frozenset(LIFE[Event.SYNC])
 _UNLOADABLE: Final = frozenset(LIFE[Event.UNLOAD])
 _LOADED: Final = State.LOADED
 _IDLE: Final = State.IDLE
@@ -66,6 +65,7 @@ class Map(LoadFaces):
         "_loads",
         "_maxsize",
         "_reads",
+        "_recall",
         "_requisition",
         "_runtime",
         "_segmenter",
@@ -91,6 +91,7 @@ class Map(LoadFaces):
         self._segmenter = segmenter
         self.direct = direct
         self._chain = chain
+        self._recall = chain.recall
         self._holder: Holder | None = None  # who holds resources for this load
         self._requisition: Requisition | None = None
         domain = tag.domain
@@ -121,7 +122,10 @@ class Map(LoadFaces):
                 readonly = source.readonly
                 buffer: Buffer = source
                 self.buffer = buffer  # before its page table is read: the pager asks `DmaDomain.in_use`
-                answer = self._segmenter.load(frames, source.start, length)
+                if self._recall is not None and type(source) is LinearBuffer and self._recalled(source, direction):
+                    answer = 1
+                else:
+                    answer = self._segmenter.load(frames, source.start, length)
             except AttributeError:
                 self.buffer = buffer = self._as_buffer(source)
                 frames, length, readonly = buffer.frames, buffer.length, buffer.readonly
@@ -152,6 +156,16 @@ class Map(LoadFaces):
             for hook in self._hooks:
                 hook.loaded(self)
         return None
+
+    def _recalled(self, buffer: LinearBuffer, direction: Direction) -> bool:
+        """It is placed as it was before; nothing about it can be wrong."""
+        recall = self._recall
+        if recall is None or buffer.readonly or not 0 < buffer.length <= self._maxsize:
+            return False
+        if buffer.frames.home is not self._home:
+            return False
+        self._holder = recall(self._segmenter, buffer, direction)
+        return self._holder is not None
 
     def _check_home(self, buffer: Buffer) -> None:
         try:
@@ -241,13 +255,14 @@ class Map(LoadFaces):
         stores meanwhile beside the range, in a line that the device is given, may be lost. Raises SyncError for a mix,
         a direction that was not loaded or a range outside the buffer, MapStateError when nothing is loaded.
         """
-        if self.state not in _SYNCABLE:
+        if self.state is not _LOADED:  # the one state of its row in the table
             self._next(Event.SYNC)
         size = self._length
         if length is None:
             length = size - offset
+        end = offset + length
         effect = self._effects.get(op)
-        if effect is None or offset < 0 or length < 1 or offset + length > size:
+        if effect is None or offset < 0 or length < 1 or end > size:
             raise self._bad_sync(op, offset, length)
         if self._hooks:
             for hook in self._hooks:
@@ -256,20 +271,20 @@ class Map(LoadFaces):
         if effect.to_device:
             if holder is not None:
                 holder.copy_out(self._segmenter, offset, length)
-            if effect.reads:
-                self._reads.add(offset, offset + length)
-            if effect.writes:
-                self._writes.add(offset, offset + length)
+            if effect.reads and (offset < self._reads.lo or end > self._reads.hi):
+                self._reads.add(offset, end)
+            if effect.writes and (offset < self._writes.lo or end > self._writes.hi):
+                self._writes.add(offset, end)
         else:
             if holder is not None:
                 if effect.copy_in:
                     holder.copy_in(self._segmenter, offset, length)
                 else:
                     holder.done(self._segmenter, offset, length)
-            if effect.reads:
-                self._reads.remove(offset, offset + length)
-            if effect.writes:
-                self._writes.remove(offset, offset + length)
+            if effect.reads and (offset <= self._reads.lo or end >= self._reads.hi):
+                self._reads.remove(offset, end)
+            if effect.writes and (offset <= self._writes.lo or end >= self._writes.hi):
+                self._writes.remove(offset, end)
         self._syncs += 1
         if self._barrier is not None:
             self._barrier()

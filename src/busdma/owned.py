@@ -16,7 +16,10 @@ class OwnedRange:
         if not self.hi:
             self.lo, self.hi = lo, hi
         else:
-            self.lo, self.hi = min(self.lo, lo), max(self.hi, hi)
+            if lo < self.lo:
+                self.lo = lo
+            if hi > self.hi:
+                self.hi = hi
 
     def remove(self, lo: int, hi: int) -> None:
         """It owns nothing of [lo, hi). What is taken from the middle leaves the range as it is."""

@@ -31,6 +31,8 @@ class Direction(Enum):
     FROM_DEVICE = (1, "from device", PREREAD, POSTREAD)
     BOTH = (2, "both ways", PREREAD | PREWRITE, POSTREAD | POSTWRITE)
 
+    __hash__ = object.__hash__  # members are single, and keys of tables: Enum's own hashes their names, in Python
+
     def __init__(self, number: int, label: str, pre: SyncOp, post: SyncOp) -> None:
         self.number = number  #: index of tables by direction
         self.label = label

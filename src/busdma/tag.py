@@ -344,7 +344,7 @@ class Tag:
         alone = tuple(each.without_copies() for each in whole) if len(whole) > 1 and not forced else ()
         lists = (*alone, *whole)
         if straight is None:
-            return Chain(lists, lists)
+            return Chain(lists, lists, lists[0].recall if lists else None)
         zone = whole[0].zone
         bounce = () if zone is None else (Bounce(zone, straight[1], domain.page_size),)
         return Chain((*alone[1:], *bounce, *whole[1:]), lists)
@@ -376,7 +376,7 @@ class Tag:
         except ConstraintError as error:
             raise ConstraintError(f"cannot reserve a map of tag {self.path}: {error}") from None
         if isinstance(last, Composed):
-            return Chain((last,), (last,))
+            return Chain((last,), (last,), last.recall if self._straight is None else None)
         assert self._straight is not None
         return Chain((last,), (Composed(self.domain, *self._straight, last.zone),))
 

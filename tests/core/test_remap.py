@@ -552,3 +552,66 @@ def test_a_failing_translator_leaves_nothing_behind() -> None:
     machine.tables.enter = enter  # type: ignore[method-assign]
     map.load_nowait(Pages([3 * PAGE, 7 * PAGE], 5, PAGE))
     map.unload()
+
+
+# -- what is recalled --------------------------------------------------------------------------------------------------
+
+
+def test_what_stands_is_recalled_at_any_part_of_its_pages_and_only_for_its_own_limits() -> None:
+    """The same page frames, another part of them, by another map: no entry is written. Other limits, or way: looked at
+    afresh, and the device always reaches just these bytes."""
+    machine = Behind("mapped", standing=True)
+    tag = machine.bus.derive("a", alignment=4)
+    narrow = machine.bus.derive("b", maxsegsz=256, nsegments=64)
+    maps = tag.create_map(), tag.create_map(), narrow.create_map()
+    buffer = pages_of(machine, 2)
+    frames = [buffer.frames.table[buffer.start // PAGE + n] for n in range(2)]
+
+    def reached(map: Map, start: int, length: int, direction: Direction = Direction.TO_DEVICE) -> int:
+        """Load a part of the buffer, compare, unload; how many segments it has."""
+        before = machine.pool.active
+        segments = list(map.load_nowait(buffer[start : start + length], direction))
+        assert sum(size for _, size in segments) == length
+        at = start
+        for address, size in segments:
+            for byte in {0, size - 1}:
+                physical = machine.tables.translate(address + byte, write=direction is Direction.FROM_DEVICE)
+                assert physical == frames[(at + byte) // PAGE] + (at + byte) % PAGE
+            at += size
+        assert machine.pool.active == before + -(-(start + length) // PAGE) - start // PAGE
+        map.unload()
+        assert machine.pool.active == before
+        return len(segments)
+
+    assert reached(maps[0], 0, 2 * PAGE) == 1
+    entered = machine.pool.statistics()["entered"]
+    for start, length in ((0, 2 * PAGE), (4, 2 * PAGE - 8), (PAGE - 4, 8)):
+        for map in maps[:2]:
+            assert reached(map, start, length) == 1
+    assert reached(maps[2], 0, PAGE + 256) == PAGE // 256 + 1
+    assert reached(maps[0], 8, PAGE) == 1
+    assert machine.pool.statistics()["entered"] == entered
+    assert machine.pool.statistics()["reused"] == 8
+    reached(maps[0], 0, 2 * PAGE, Direction.FROM_DEVICE)
+    assert machine.pool.statistics()["entered"] == entered + 2
+
+    one, other = (map.load_nowait(buffer, Direction.TO_DEVICE) for map in maps[:2])
+    assert one[0] != other[0]  # what somebody holds is nobody else's
+    for map in maps[:2]:
+        map.unload()
+
+
+def test_what_is_recalled_waits_behind_those_who_wait() -> None:
+    machine = Behind("mapped", standing=True)
+    buffer = pages_of(machine, 1)
+    map = machine.bus.create_map()
+    map.load_nowait(buffer, Direction.TO_DEVICE)
+    map.unload()
+    machine.pool.waiting += 1
+    with pytest.raises(ResourceShortage):
+        map.load_nowait(buffer, Direction.TO_DEVICE)
+    machine.pool.waiting -= 1
+    map.load_nowait(buffer, Direction.TO_DEVICE)
+    with pytest.raises(DriverError):
+        map.load_nowait(buffer, Direction.TO_DEVICE)
+    map.unload()

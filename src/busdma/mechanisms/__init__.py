@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from busdma.buffers import Buffer
+from busdma.buffers import Buffer, LinearBuffer
 from busdma.pool import Need
 from busdma.segments import Segmenter
 from busdma.sync import Direction
@@ -98,12 +98,16 @@ class Mechanism(Protocol):
         """The end of `reserved`. Of what is not reserved: nothing."""
 
 
+Recall: TypeAlias = Callable[[Segmenter, LinearBuffer, Direction], Holder | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Chain:
     """What to ask when a buffer cannot stay where it lies: in order, each mechanism once."""
 
     linear: tuple[Mechanism, ...]
     lists: tuple[Mechanism, ...]  #: for buffers of several elements
+    recall: Recall | None = None  #: asked first of all: is it placed already, as the first of ``linear`` had left it?
 
     def each(self) -> tuple[Mechanism, ...]:
         """All of them."""

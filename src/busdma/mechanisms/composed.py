@@ -18,11 +18,11 @@ from busdma.constraints import Constraints
 from busdma.errors import ShortageReason
 from busdma.lists import ElementList
 from busdma.machine.frames import DMA_SAFE
-from busdma.mechanisms import Holder, Shortage, Unreachable
+from busdma.mechanisms import Holder, Recall, Shortage, Unreachable
 from busdma.mechanisms.bounce import OPTION, BounceNeed, reserve
 from busdma.mechanisms.ground import Ground
 from busdma.mechanisms.iova import IovaNeed, IovaPool
-from busdma.mechanisms.mapped import map_linear
+from busdma.mechanisms.mapped import map_linear, recall
 from busdma.mechanisms.pieces import Piece, pieces_of
 from busdma.mechanisms.placement import Placement
 from busdma.mechanisms.plan import Layout, Plan, frames_of, make_plan
@@ -63,6 +63,14 @@ class Composed:
         self._forced = ground.force_bounce and zone is not None
         self._simple = entered and ground.cache is None and not self._forced  # any page may stay where it is
         self._spill = 0 if self.pool is None else -(-self.pool.translator.prefetch // self.page)
+
+        alignment, boundary = limits.alignment.value, limits.boundary.value
+        plain = self._simple and not self._spill and not boundary and alignment <= self.page
+        #: The longest buffer that is one segment wherever its bus pages lie, and bits that are 0 where it begins.
+        self.undivided, self.askew = limits.segment_size, alignment - 1
+        self.recall: Recall | None = None
+        if self.pool is not None and self.pool.standing and plain:
+            self.recall = partial(recall, self, self.pool)
 
     def reaches(self, address: int, size: int) -> bool:
         """Can these bytes of one page frame, by physical address, stay where they are?"""

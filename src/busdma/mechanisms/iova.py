@@ -17,7 +17,7 @@ from busdma.addresses import AddressSet
 from busdma.errors import DriverError, ResourceShortage, ShortageReason
 from busdma.mechanisms.free_list import NO_ROOM, place
 from busdma.mechanisms.iova_allocator import IovaAllocator, whole_pages
-from busdma.mechanisms.standing import Key, Mapping, Standing
+from busdma.mechanisms.standing import Holding, Key, Mapping, Standing
 from busdma.mechanisms.translation import Translator
 from busdma.pool import PoolQueue
 from busdma.sync import Direction
@@ -183,11 +183,19 @@ class IovaPool:
             need.first = self._find(need)
             if need.first < 0:
                 return False
-        self.active += need.amount
-        self.counts["allocated"] += 1
-        if self.active > self.counts["peak_active"]:
-            self.counts["peak_active"] = self.active
+        self._took(need.amount)
         return True
+
+    def recall(self, frames: bytes, direction: Direction, mechanism: object) -> Holding | None:
+        """As `take`, for whoever of `mechanism` left what stands for these page frames. None: it is not so simple."""
+        mapping = None if self.waiting else self._stand.latest(frames, direction)
+        holder = None if mapping is None else mapping.holder
+        if mapping is None or holder is None or holder.mechanism is not mechanism:
+            return None
+        need: IovaNeed = holder.need
+        self._reuse(need, mapping)
+        self._took(need.amount)
+        return holder
 
     def enter(self, need: IovaNeed, frames: Sequence[int]) -> None:
         """See `IovaNeed.enter`. `need.first` may change: to where these frames stand already."""
@@ -347,6 +355,13 @@ class IovaPool:
             }
 
     # -- underneath ---------------------------------------------------------------------------------------------------
+
+    def _took(self, pages: int) -> None:
+        counts = self.counts
+        self.active = active = self.active + pages
+        counts["allocated"] += 1
+        if active > counts["peak_active"]:
+            counts["peak_active"] = active
 
     def _standing_for(self, need: IovaNeed, key: Key | None) -> Mapping | None:
         if key is None:

@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from busdma.buffers import Buffer
+from busdma.buffers import Buffer, LinearBuffer
 from busdma.errors import ResourceShortage
 from busdma.mechanisms import Shortage
-from busdma.mechanisms.iova import IovaNeed
+from busdma.mechanisms.iova import IovaNeed, IovaPool
 from busdma.mechanisms.plan import cut
 from busdma.mechanisms.runs import cuts
 from busdma.pool import Need
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 class Mapped:
     """What one such load holds. It is the lender while it waits, and the holder afterwards."""
 
-    __slots__ = ("_frames", "_head", "_length", "_mechanism", "_need")
+    __slots__ = ("_frames", "_head", "_length", "mechanism", "need")
 
     def __init__(self, mechanism: Composed, need: IovaNeed, frames: Sequence[int], head: int, length: int) -> None:
-        self._mechanism = mechanism
-        self._need = need
+        self.mechanism = mechanism
+        self.need = need
         self._frames = frames
         self._head = head
         self._length = length
 
     def deferred(self) -> None:
         """See `busdma.mechanisms.Lender`."""
-        self._need.pool.count("deferred", 1)
+        self.need.pool.count("deferred", 1)
 
     def finish(self, segmenter: Segmenter, buffer: Buffer, needs: Sequence[Need]) -> Mapped:
         """See `busdma.mechanisms.Lender`."""
-        mechanism = self._mechanism
-        self._need.enter(self._frames)
-        start, shift = self._need.address + self._head, mechanism.route.shift
+        mechanism = self.mechanism
+        self.need.enter(self._frames)
+        start, shift = self.need.address + self._head, mechanism.route.shift
         flat: list[int] = []
         for at, size in cut(start, self._length, mechanism.limits):
             flat += (at + shift) & ABSENT, size
@@ -63,16 +63,39 @@ class Mapped:
 
     def release(self, segmenter: Segmenter) -> None:
         """The bus pages back to their pool, and on to whoever waits."""
-        queue = self._mechanism.ground.queue
+        queue, need = self.mechanism.ground.queue, self.need
         with queue.lock:
-            self._need.give()
+            if need.mapping is not None:
+                need.mapping.holder = self
+            need.pool.give(need)
             if queue.line:
                 queue.serve()
 
     def quarantine(self, segmenter: Segmenter, entering: bool) -> None:
         """Count what nobody may have until the device is idle."""
-        with self._mechanism.ground.queue.lock:
-            self._need.quarantine(entering)
+        with self.mechanism.ground.queue.lock:
+            self.need.quarantine(entering)
+
+
+def recall(
+    mechanism: Composed, pool: IovaPool, segmenter: Segmenter, buffer: LinearBuffer, direction: Direction
+) -> Mapped | None:
+    """Place a linear buffer where it stands already, as `mechanism` had mapped it before. None: `map_linear` may."""
+    start, length, page = buffer.start, buffer.length, mechanism.page
+    head = start % page
+    if length > mechanism.undivided or head & mechanism.askew:
+        return None
+    index, end = start // page, (start + length - 1) // page + 1
+    table = buffer.frames.table[index:end]
+    if len(table) < end - index:
+        return None
+    with mechanism.ground.queue.lock:
+        mapped = pool.recall(table.tobytes(), direction, mechanism)
+        if not isinstance(mapped, Mapped):
+            return None
+        mapped._frames, mapped._head, mapped._length = table, head, length
+        segmenter.adopt(((mapped.need.first * page + head + mechanism.route.shift) & ABSENT, length))
+    return mapped
 
 
 def map_linear(

@@ -12,7 +12,7 @@ from __future__ import annotations
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from busdma.mechanisms.free_list import fits
 from busdma.sync import Direction
@@ -30,15 +30,23 @@ class Key(NamedTuple):
         return cls(array("Q", frames).tobytes(), direction)
 
 
+class Holding(Protocol):
+    """Who holds bus pages, and can hold the same ones again."""
+
+    mechanism: Any  #: whose limits they fulfil
+    need: Any  #: the `IovaNeed`
+
+
 class Mapping:
     """Bus pages whose entries are in place."""
 
-    __slots__ = ("first", "forgotten", "key", "pages")
+    __slots__ = ("first", "forgotten", "holder", "key", "pages")
 
     def __init__(self, first: int, pages: int, key: Key) -> None:
         self.first = first
         self.pages = pages
         self.key = key
+        self.holder: Holding | None = None  #: who held it last, if he can hold it again as he did
         self.forgotten = False  #: a frame of it changed owner while somebody held it: it must not stand
 
 
@@ -77,6 +85,11 @@ class Standing:
             if fits(mapping.first, mapping.pages, alignment, boundary, within):
                 return mapping
         return None
+
+    def latest(self, frames: bytes, direction: Direction) -> Mapping | None:
+        """The latest that stands for a `Key` of these two, wherever it lies."""
+        alike = self._by_key.get((frames, direction))  # type: ignore[call-overload]  # a Key is a tuple, and costs more
+        return alike[-1] if alike else None
 
     def take(self, mapping: Mapping) -> None:
         """It no longer stands: somebody holds it again, or is about to clear its entries."""
