@@ -46,6 +46,13 @@ class Segments:
             raise MapStateError("no segments: they are only valid between load and unload")
         return memoryview(self._segmenter.out).toreadonly()[: 2 * count]
 
+    def single(self) -> tuple[int, int] | None:
+        """The address and the length, if it is one segment; for drivers to whom most loads are."""
+        if self._segmenter.count != 1:
+            return None
+        out = self._segmenter.out
+        return out[0], out[1]
+
     def __repr__(self) -> str:
         if not self._segmenter.count:
             return "<no segments>"

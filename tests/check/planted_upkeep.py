@@ -114,6 +114,8 @@ def driver_of_a_disk_copies_the_data_itself(bench: Bench, patch: pytest.MonkeyPa
 
         read = write
 
+        async def transfer(self, parts: object, direction: object, deadline: int | None = None) -> None: ...
+
         async def flush(self, deadline: int | None = None) -> None: ...
 
     runtime, data = bench.runtime, filled(bench.high(8192), pattern(8192))

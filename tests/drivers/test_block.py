@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable
 
 import pytest
 from hypothesis import given
@@ -37,6 +38,12 @@ class Memory:
         await self._work(lba, len(buffer))
         assert isinstance(buffer, memoryview)
         self.bytes[lba * BLOCK : lba * BLOCK + len(buffer)] = buffer
+
+    async def transfer(
+        self, parts: Iterable[tuple[int, Data]], direction: Direction, deadline: int | None = None
+    ) -> None:
+        for lba, part in parts:
+            await (self.write if direction is Direction.TO_DEVICE else self.read)(lba, part, deadline)
 
     async def flush(self, deadline: int | None = None) -> None:
         await self._work(0, BLOCK)

@@ -370,3 +370,64 @@ def test_stop_lets_the_controller_end_and_write_out(rig: Rig, monkeypatch: pytes
 
     rig.run(main)
     assert flushed == [b"z" * 512]
+
+
+# -- several at once ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spin", [0, 1000])
+@pytest.mark.parametrize("name", NAMES)
+def test_many_parts_in_one_call(name: str, spin: int) -> None:
+    """More than there are slots for, with parts that overlap: the later one wins; and what they say is read back."""
+    with by_name(name) as runtime:
+        rig = Rig(runtime, depth=5, spin=spin)
+        rng = random.Random(7)
+        data = [rng.randbytes(4096) for _ in range(23)]
+
+        async def main() -> None:
+            disk = rig.driver.disks[0]
+            await disk.transfer([(4 * n, rig.buffer(each)) for n, each in enumerate(data)], OUT)
+            back = [rig.empty(2048) for _ in data]
+            await disk.transfer([(4 * n, each) for n, each in enumerate(back)], IN)
+            assert [each.read() for each in back] == [each[:2048] for each in data]
+            await disk.transfer([], IN)
+
+        rig.run(main)
+        assert rig.disks[0].read(0, 4 * 24)[-2048:] == data[-1][2048:]
+        assert rig.controller.counts["commands"] == 2 * len(data)
+        rig.close()
+
+
+def test_many_parts_of_one_call_have_few_doorbells(rig: Rig) -> None:
+    async def main() -> None:
+        before = rig.driver.statistics()
+        await rig.driver.disks[0].transfer([(8 * n, rig.empty(4096)) for n in range(20)], IN)
+        after = rig.driver.statistics()
+        interrupts = after["interrupts"] - before["interrupts"]
+        assert after["doorbells"] - before["doorbells"] == 3 + interrupts  # after 8, after 16, and at the end
+        assert rig.driver.disks[0].queue.in_flight == []
+
+    rig.run(main)
+
+
+def test_parts_that_are_refused_or_fail(rig: Rig) -> None:
+    """One that is refused: none is made. One that the machine cannot load: the others are, and its error is raised."""
+
+    async def main() -> None:
+        disk = rig.driver.disks[0]
+        good, gone = [rig.buffer(b"good" * 128), rig.buffer(b"well" * 128)], rig.buffer(bytes(512))
+        before = rig.driver.statistics()["commands"]
+        for parts, way in (
+            ([(0, good[0]), (BLOCKS, good[1])], OUT),
+            ([(0, good[0]), (1, good[1][:100])], OUT),
+            ([(0, good[0])], Direction.BOTH),
+        ):
+            with pytest.raises(DriverError):
+                await disk.transfer(parts, way)
+        assert rig.driver.statistics()["commands"] == before
+        rig.kernel.free(gone)
+        with pytest.raises(BufferGone):
+            await disk.transfer([(0, good[0]), (1, gone), (2, good[1])], OUT)
+        assert rig.disks[0].read(0, 3) == b"good" * 128 + bytes(512) + b"well" * 128
+
+    rig.run(main)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from busdma.drivers.queues import EVERYTHING, Channel, Request, RequestQueue
-from busdma.errors import DeadlineExpired, DriverError, WaitCancelled
+from busdma.drivers.queues import EVERYTHING, TOLD_AT_ONCE, Channel, Request, RequestQueue
+from busdma.errors import DeadlineExpired, DeviceFault, DriverError, WaitCancelled
 from busdma.runtime import by_name
 from busdma.runtime.carrier import Carrier
 from busdma.sync import Direction
-from busdma.waiting import PENDING, Waiter
+from busdma.waiting import PENDING, WOKEN, Waiter
 
 IN, OUT = Direction.FROM_DEVICE, Direction.TO_DEVICE
 
@@ -201,3 +201,103 @@ def test_a_closed_queue_ends_what_waits_and_refuses_the_rest() -> None:
             await queue.submit(Request(b"\0"))
 
     runtime.run(main)
+
+
+# -- several at once ---------------------------------------------------------------------------------------------------
+
+
+class Expresses:
+    """Starts what it may, tells of it, and ends it a while after whoever submitted it is going to wait."""
+
+    def __init__(self, runtime: Carrier, queue: RequestQueue, slots: int) -> None:
+        self.runtime, self.queue, self.slots = runtime, queue, slots
+        self.begun: list[Request] = []
+        self.log: list[object] = []
+
+    def start(self, request: Request) -> bool:
+        if len(self.begun) == self.slots:
+            self.queue.put_back([request])
+            return False
+        self.begun.append(request)
+        return True
+
+    def tell(self) -> None:
+        self.log.append(len(self.begun))
+
+    def attend(self, last: Request, count: int) -> None:
+        self.log.append((self.begun.index(last), count))
+        self.runtime.call_at(self.runtime.now() + 10, self.end)
+
+    def end(self) -> None:
+        for request in reversed(self.begun):
+            self.queue.settle(request, DeviceFault(f"{request.span}") if request.span[0] % 5 == 3 else b"")
+
+
+@given(
+    st.lists(st.tuples(st.booleans(), st.integers(0, 12), st.integers(1, 5)), max_size=25),
+    st.integers(0, 25),
+    st.booleans(),
+)
+def test_many_are_submitted_at_once_and_end_as_one(
+    shape: list[tuple[bool, int, int]], slots: int, express: bool
+) -> None:
+    """Whatever goes express, and whatever waits for the consumer: the order holds, and the first error is raised."""
+    runtime = by_name("virtual")
+    queue = RequestQueue("disk", runtime)
+    requests = [Request(b"\0", direction=OUT if w else IN, span=(at, at + n)) for w, at, n in shape]
+    fast = Expresses(runtime, queue, slots)
+    ended: list[Request] = []
+
+    async def device() -> None:
+        while True:
+            request = await queue.next()
+            assert not any(request.conflicts(other) for other in queue.in_flight if other is not request)
+            assert queue.start(request)
+            await pause(runtime, 3)
+            ended.append(request)
+            queue.settle(request, DeviceFault(f"{request.span}") if request.span[0] % 5 == 3 else b"")
+
+    async def main() -> None:
+        if express:
+            queue.express = fast
+        runtime.start(device)
+        await pause(runtime, 1)
+        await queue.submit_all(requests)
+
+    bad = [request for request in requests if request.span[0] % 5 == 3]
+    if bad:
+        with pytest.raises(DeviceFault) as raised:
+            runtime.run(main)
+        assert str(raised.value) == f"{bad[0].span}"
+    else:
+        runtime.run(main)
+    assert all(request.done.state == WOKEN for request in requests)
+    assert not queue.in_flight
+    assert sorted([*fast.begun, *ended], key=requests.index) == requests
+    assert ended == sorted(ended, key=requests.index)
+    told = [each for each in fast.log if isinstance(each, int)]
+    assert told == list(range(TOLD_AT_ONCE, len(fast.begun) + 1, TOLD_AT_ONCE))
+    assert fast.log[len(told) :] == ([(len(fast.begun) - 1, len(fast.begun))] if fast.begun else [])
+
+
+def test_many_with_a_deadline_end_with_it() -> None:
+    runtime = by_name("virtual")
+    queue = RequestQueue("disk", runtime)
+
+    async def main() -> None:
+        await queue.submit_all([Request(b"\0", deadline=100) for _ in range(3)])
+
+    with pytest.raises(DeadlineExpired, match="before the request was started"):
+        runtime.run(main)
+    assert runtime.now() == 100
+    with pytest.raises(DeadlineExpired, match="had passed when it was made"):
+        runtime.run(main)
+    assert queue.take() is None
+
+
+def test_a_queue_that_is_closed_refuses_many() -> None:
+    runtime = by_name("virtual")
+    queue = RequestQueue("disk", runtime)
+    queue.close(DeviceFault("out of service"))
+    with pytest.raises(DeviceFault, match="out of service"):
+        runtime.run(lambda: queue.submit_all([Request(b"\0") for _ in range(3)]))

@@ -7,7 +7,7 @@ in flight at once. `transfer_all` does it for those who do not mind.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Protocol
 
 from busdma.errors import DriverError
@@ -44,8 +44,24 @@ class BlockDevice(Protocol):
     async def write(self, lba: int, buffer: Data, deadline: int | None = None) -> None:
         """Write `buffer` from block `lba` on. `deadline` and errors as for ``read``."""
 
+    async def transfer(
+        self, parts: Iterable[tuple[int, Data]], direction: Direction, deadline: int | None = None
+    ) -> None:
+        """Make a request of each (lba, buffer) of `parts`, all at once, and return when the last has ended.
+
+        As many ``read``, or ``write`` where `direction` is TO_DEVICE, in that order, with one await and one doorbell
+        for many. DriverError, before any is made: one of them is refused. Any other error, once all have ended: that
+        of the first which failed; others may have succeeded, or failed too.
+        """
+
     async def flush(self, deadline: int | None = None) -> None:
         """Return when every write made before this is on the medium."""
+
+
+def check_way(device: BlockDevice, direction: Direction) -> None:
+    """DriverError unless `direction` is one way."""
+    if direction not in (Direction.TO_DEVICE, Direction.FROM_DEVICE):
+        raise DriverError(f"{device.name}: a transfer goes to or from the device, not {direction!r}; make two")
 
 
 def check_request(device: BlockDevice, lba: int, length: int) -> int:

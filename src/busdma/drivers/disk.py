@@ -5,10 +5,11 @@ The controller's driver decides how commands reach the disk; this file decides w
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from busdma.drivers import scsi
-from busdma.drivers.block import Data, check_request
+from busdma.drivers.block import Data, check_request, check_way
 from busdma.drivers.queues import EVERYTHING, Request, RequestQueue
 from busdma.errors import DeviceFault
 from busdma.sync import Direction
@@ -53,21 +54,18 @@ class ScsiDisk:
 
     async def read(self, lba: int, buffer: Data, deadline: int | None = None) -> None:
         """As `busdma.drivers.block.BlockDevice.read`."""
-        count = check_request(self, lba, len(buffer))
-        cdb = scsi.read10(lba, count)
-        span = (lba, lba + count)
-        await self.queue.submit(
-            Request(cdb, buffer=buffer, direction=Direction.FROM_DEVICE, span=span, deadline=deadline)
-        )
+        await self.queue.submit(self._request(Direction.FROM_DEVICE, lba, buffer, deadline))
 
     async def write(self, lba: int, buffer: Data, deadline: int | None = None) -> None:
         """As `busdma.drivers.block.BlockDevice.write`."""
-        count = check_request(self, lba, len(buffer))
-        cdb = scsi.write10(lba, count)
-        span = (lba, lba + count)
-        await self.queue.submit(
-            Request(cdb, buffer=buffer, direction=Direction.TO_DEVICE, span=span, deadline=deadline)
-        )
+        await self.queue.submit(self._request(Direction.TO_DEVICE, lba, buffer, deadline))
+
+    async def transfer(
+        self, parts: Iterable[tuple[int, Data]], direction: Direction, deadline: int | None = None
+    ) -> None:
+        """As `busdma.drivers.block.BlockDevice.transfer`."""
+        check_way(self, direction)
+        await self.queue.submit_all([self._request(direction, lba, part, deadline) for lba, part in parts])
 
     async def flush(self, deadline: int | None = None) -> None:
         """As `busdma.drivers.block.BlockDevice.flush`. A disk that does not know the command has no cache to write."""
@@ -79,6 +77,11 @@ class ScsiDisk:
         except ScsiFault as fault:
             if fault.sense is None or fault.sense.key != scsi.ILLEGAL_REQUEST:
                 raise
+
+    def _request(self, way: Direction, lba: int, buffer: Data, deadline: int | None) -> Request:
+        count = check_request(self, lba, len(buffer))
+        cdb = (scsi.write10 if way is Direction.TO_DEVICE else scsi.read10)(lba, count)
+        return Request(cdb, buffer=buffer, direction=way, span=(lba, lba + count), deadline=deadline)
 
 
 async def find_disk(queue: RequestQueue, maxio: int) -> ScsiDisk | None:

@@ -77,6 +77,27 @@ class Slot(Generic[U]):
 S = TypeVar("S", bound=Slot[Any])
 
 
+class HostExpress(Generic[U]):
+    """`busdma.drivers.queues.Express` of one unit."""
+
+    __slots__ = ("_host", "_unit")
+
+    def __init__(self, host: Host[Any, U], unit: U) -> None:
+        self._host, self._unit = host, unit
+
+    def start(self, request: Request) -> bool:
+        """As `Express.start`."""
+        return self._host._start_now(self._unit, request)
+
+    def tell(self) -> None:
+        """As `Express.tell`."""
+        self._host._tell_early(self._unit)
+
+    def attend(self, last: Request, count: int) -> Coroutine[Any, Any, None] | None:
+        """As `Express.attend`."""
+        return self._host._attend_express(self._unit, last, count)
+
+
 class Host(ABC, Generic[S, U]):
     """One controller."""
 
@@ -114,12 +135,15 @@ class Host(ABC, Generic[S, U]):
     def _tell(self, unit: U) -> None:
         """See that the controller knows what was begun for `unit`, whose context is going to wait."""
 
+    def _tell_early(self, unit: U) -> None:
+        """As `Express.tell`: the controller may know already. Whoever started them does not wait yet."""
+
     async def _attend(self, unit: U) -> None:
         """`unit` has nothing left that can be started: its context is going to wait for more."""
         self._tell(unit)
 
-    def _attend_express(self, unit: U, request: Request) -> Coroutine[Any, Any, None] | None:
-        """`request` has been started express, and whoever made it is going to wait; what he may do himself before."""
+    def _attend_express(self, unit: U, last: Request, count: int) -> Coroutine[Any, Any, None] | None:
+        """As `Express.attend`: what whoever waits for `last` may do himself before."""
         unit.queue.call()
         return None
 
@@ -266,11 +290,10 @@ class Host(ABC, Generic[S, U]):
                     raise
                 unit.queue.settle(request, error)
             else:
-                self._launch(slot, request)
-
-    def _express(self, unit: U, request: Request) -> Coroutine[Any, Any, None] | None:
-        """As `RequestQueue` wants it."""
-        return self._attend_express(unit, request) if self._start_now(unit, request) else None
+                if unit.queue.start(request):
+                    self._launch(slot, request)
+                else:
+                    self._settle(slot, request, None, told=False)
 
     def _start_now(self, unit: U, request: Request) -> bool:
         """Start it, unless anything is short: then the queue has it back."""
@@ -292,6 +315,7 @@ class Host(ABC, Generic[S, U]):
                 else:
                     raise
                 return False
+            request.started = True  # nobody can have given it up
             self._launch(slot, request)
             return True
 
@@ -310,14 +334,11 @@ class Host(ABC, Generic[S, U]):
         slot.loaded = request.direction
 
     def _launch(self, slot: S, request: Request) -> None:
-        if not slot.unit.queue.start(request):
-            self._settle(slot, request, None, told=False)
-            return
         if slot.loaded is not None:
             slot.map.sync(slot.loaded.pre)
+        end = self._runtime.now() + self._timeout if request.deadline is None else request.deadline
         with self._lock:
             slot.request = request
-            end = self._runtime.now() + self._timeout if request.deadline is None else request.deadline
             self._watch.begin(request, end)
             self._post(slot)
 

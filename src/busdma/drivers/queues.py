@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Collection, Coroutine, Iterable, Sequence
 from functools import partial
-from typing import Any, Final, Generic, TypeAlias, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from busdma.drivers.block import Data
 from busdma.errors import DeadlineExpired, DeviceFault
@@ -21,6 +21,7 @@ from busdma.waiting import PENDING, WOKEN, Runtime, Waiter
 
 T = TypeVar("T")
 EVERYTHING: Final = (0, 1 << 64)
+TOLD_AT_ONCE: Final = 8  #: of the requests of one call: the device works on them while the others are made
 
 
 class Channel(Generic[T]):
@@ -62,8 +63,10 @@ class Channel(Generic[T]):
 
     def take_now(self) -> T | None:
         """The oldest item, if there is one."""
-        with self._lock:
-            return self._items.popleft() if self._items else None
+        try:
+            return self._items.popleft()
+        except IndexError:
+            return None
 
     def __len__(self) -> int:
         return len(self._items)
@@ -120,15 +123,24 @@ class Request:
         return (self.writes or other.writes) and first < other_end and other_first < end
 
 
-Express: TypeAlias = Callable[[Request], Coroutine[Any, Any, None] | None]
+class Express(Protocol):
+    """How a request goes that need not wait for the consumer."""
+
+    def start(self, request: Request) -> bool:
+        """Start it: it is in flight already. False: it has been put back, or settled."""
+
+    def tell(self) -> None:
+        """More is going to be started; what has been started may begin."""
+
+    def attend(self, last: Request, count: int) -> Coroutine[Any, Any, None] | None:
+        """`count` were started, `last` the last of them, and their maker is going to wait; to be awaited before."""
 
 
 class RequestQueue:
     """The requests of one disk: those that wait, in order, and those in flight. One consumer.
 
-    ``express``: where nothing waits, a request need not wait for the consumer either. It is in flight then, and
-    ``express(request)`` is called in the context that submits it; it may put the request back, and what it returns is
-    awaited there.
+    ``express``: where nothing waits, a request need not wait for the consumer either. The context that submits it
+    starts it, and sees to it.
     """
 
     __slots__ = (
@@ -161,12 +173,12 @@ class RequestQueue:
 
         DeadlineExpired if its deadline has passed already: the device is not told of it.
         """
-        if request.deadline is not None and request.deadline <= self._runtime.now():
-            raise DeadlineExpired(f"the deadline of a command for {self.name} had passed when it was made")
+        if request.deadline is not None:
+            self._in_time((request,))
         done, express = request.done, self._enter(request)
         if express is None:
             self._notify()
-        elif (rest := express(request)) is not None:
+        elif express.start(request) and (rest := express.attend(request, 1)) is not None:
             await rest
         result = done.value if done.state == WOKEN else await self._settled(request)
         if isinstance(result, BaseException):
@@ -174,20 +186,49 @@ class RequestQueue:
         reply: bytes = result
         return reply
 
+    async def submit_all(self, requests: Sequence[Request]) -> None:
+        """Queue all of them, in order, and return when all are settled; or raise the error of the first that failed.
+
+        DeadlineExpired, of none of which the device is told, as `submit`.
+        """
+        self._in_time(requests)
+        last, count = None, 0
+        for request in requests:
+            try:
+                express = self._enter(request)
+            except Exception as error:  # closed meanwhile; what is under way ends first
+                request.done.wake(error)
+                continue
+            if express is not None and express.start(request):
+                last, count = request, count + 1
+                if not count % TOLD_AT_ONCE:
+                    express.tell()
+        if self._waiting:
+            self._notify()
+        if last is not None and self.express is not None and (rest := self.express.attend(last, count)) is not None:
+            await rest
+        await self._all_settled([request for request in requests if request.done.state == PENDING])
+        for request in requests:
+            if isinstance(request.done.value, BaseException):
+                raise request.done.value
+
     @property
     def in_flight(self) -> list[Request]:
         """The requests that the consumer has taken and that are not settled, oldest first."""
         return list(self._flying)
 
-    @property
-    def alone(self) -> bool:
-        """One request is in flight at most, and nothing waits."""
-        return len(self._flying) <= 1 and not self._waiting
+    def alone(self, count: int = 1) -> bool:
+        """So many requests are in flight at most, and nothing waits."""
+        return len(self._flying) <= count and not self._waiting
 
     @property
     def busy(self) -> bool:
         """Some are in flight."""
         return bool(self._flying)
+
+    def _in_time(self, requests: Sequence[Request]) -> None:
+        if any(request.deadline is not None and request.deadline <= self._runtime.now() for request in requests):
+            raise DeadlineExpired(f"the deadline of a command for {self.name} had passed when it was made")
 
     async def _settled(self, request: Request) -> Any:
         request.done.purpose = f"command {request.cdb.hex(' ')}"
@@ -200,16 +241,30 @@ class RequestQueue:
             if timer is not None:
                 timer.cancel()
 
+    async def _all_settled(self, requests: Sequence[Request]) -> None:
+        timers = [
+            self._runtime.call_at(request.deadline, partial(self._give_up, request))
+            for request in requests
+            if request.deadline is not None
+        ]
+        try:
+            for request in reversed(requests):  # the last one ends last, as a rule: one wait is enough then
+                await self._runtime.park(request.done)
+        finally:
+            for timer in timers:
+                timer.cancel()
+
     def _enter(self, request: Request) -> Express | None:
         """Put it into the queue; or in flight at once, and then this is how it goes."""
         with self._lock:
             if self.closed is not None:
                 raise self.closed
-            if self.express is None or self._waiting or request.deadline is not None or self._conflicts(request):
+            express = self.express
+            if express is None or self._waiting or request.deadline is not None or self._conflicts(request):
                 self._waiting.append(request)
                 return None
             self._depart(request)
-            return self.express
+            return express
 
     async def next(self) -> Request:
         """The head, in flight from now on, once nothing in flight conflicts with it. For the consumer alone."""
@@ -248,15 +303,16 @@ class RequestQueue:
 
     def _conflicts(self, request: Request) -> bool:
         """With one in flight; reads alone never do."""
-        return (request.writes or self._writes > 0) and any(request.conflicts(other) for other in self._flying)
+        if not (request.writes or self._writes):
+            return False
+        return any(request.conflicts(other) for other in self._flying)
 
     def _depart(self, request: Request) -> None:
         self._flying[request] = None
         self._writes += request.writes
 
     def _arrive(self, request: Request) -> None:
-        if request in self._flying:
-            del self._flying[request]
+        if self._flying.pop(request, request) is None:
             self._writes -= request.writes
 
     def start(self, request: Request) -> bool:

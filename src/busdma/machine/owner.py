@@ -28,6 +28,9 @@ class OwnedRuntime:
         self._runtime = runtime
         self._tag = tag
         self._lock = threading.Lock()
+        # These are the runtime's own, for every request needs them.
+        self.now: Callable[[], int] = runtime.now  #: as `Runtime.now`
+        self.park = runtime.park  #: as `Runtime.park`
         self._contexts: list[Task[Any]] = []  # that were started and, when one was last started, had not ended
 
     @property
@@ -59,17 +62,9 @@ class OwnedRuntime:
             self._contexts.append(task)
         return task
 
-    def now(self) -> int:
-        """As `Runtime.now`."""
-        return self._runtime.now()
-
     def call_at(self, when: int, fn: Callable[[], object]) -> Timer:
         """As `Runtime.call_at`."""
         return self._runtime.call_at(when, fn)
-
-    async def park(self, waiter: Waiter, deadline: int | None = None) -> Any:
-        """As `Runtime.park`."""
-        return await self._runtime.park(waiter, deadline)
 
     def block(self, waiter: Waiter, deadline: int | None = None) -> Any:
         """As `Runtime.block`."""

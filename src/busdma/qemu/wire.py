@@ -40,6 +40,22 @@ class _Question:
         self.answer: bytes | None = None
 
 
+class _Whole:
+    """After an exception such as KeyboardInterrupt, between any two steps, nobody knows which replies follow."""
+
+    __slots__ = ("_wire",)
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None and not issubclass(kind, DeviceFault | DriverError):
+            self._wire.torn = True
+
+
 class Wire:
     """The qtest socket of a QEMU; it is this object's to close. Any thread may call. See `busdma.qemu.qtest.Qtest`."""
 
@@ -66,7 +82,8 @@ class Wire:
         self._pending: deque[bytes | _Question] = deque()  # what still lacks a reply; posted commands as they are
         self._refused: str | None = None
         self._fault: str | None = None
-        self._torn = False  # an exception may have lost something that was sent or received
+        self.torn = False  #: an exception may have lost something that was sent or received
+        self._whole = _Whole(self)
         self._closed = False
         self._epoll: select.epoll | None = None
         self._listener: threading.Thread | None = None
@@ -91,7 +108,7 @@ class Wire:
     def post(self, command: bytes) -> None:
         """Send `command`; its reply is looked at later. Errors as `ask`, of earlier ones."""
         if len(self._pending) < DEPTH:
-            with self._lock, self._whole():
+            with self._lock, self._whole:
                 self._usable()
                 self._send(command, command)
             return
@@ -164,7 +181,7 @@ class Wire:
     def _reading(self) -> Iterator[None]:
         """The socket is ours, and does not wake the listener. Afterwards, without the lock, interrupts are told."""
         try:
-            with self._lock, self._whole():
+            with self._lock, self._whole:
                 self._usable()
                 epoll = self._epoll
                 if epoll is not None:
@@ -177,17 +194,6 @@ class Wire:
         finally:
             self._interrupts.deliver()
 
-    @contextmanager
-    def _whole(self) -> Iterator[None]:
-        """After an exception such as KeyboardInterrupt, between any two steps, nobody knows which replies follow."""
-        try:
-            yield
-        except (DeviceFault, DriverError):
-            raise
-        except BaseException:
-            self._torn = True
-            raise
-
     def _usable(self, *, refused: bool = True) -> None:
         if self._closed:
             raise DriverError("this QEMU is closed: open another machine")
@@ -195,7 +201,7 @@ class Wire:
             raise DeviceFault(self._fault)
         if refused and self._refused is not None:
             raise DeviceFault(self._take_refused() or "")
-        if self._torn:
+        if self.torn:
             self._resynchronise()
 
     def _take_refused(self) -> str | None:
@@ -266,7 +272,7 @@ class Wire:
         moment may be lost.
         """
         self._pending.clear()
-        self._rest, self._torn = b"", False
+        self._rest, self.torn = b"", False
         self._send(b"endianness", b"endianness")
         while not any(line in (b"OK little", b"OK big") for line in self._replies(self._data(wait=True))):
             pass

@@ -8,7 +8,7 @@ both ``done``: ``asyncio.gather`` would stop the clock it waits for.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
@@ -87,10 +87,12 @@ class AsyncioRuntime(Carrier):
         """See `busdma.waiting.Runtime.give_way`. It counts as running meanwhile."""
         await asyncio.sleep(0)
 
-    async def _suspend(self, own: Waiter, task: DriverTask[Any] | None) -> None:
+    def _suspend(self, own: Waiter, task: DriverTask[Any] | None) -> Coroutine[Any, Any, None]:
         if task is not None and not self.clock.virtual:
-            await self._suspend_in_real_time(own)
-            return
+            return self._suspend_in_real_time(own)
+        return self._suspend_counted(own, task)
+
+    async def _suspend_counted(self, own: Waiter, task: DriverTask[Any] | None) -> None:
         loop = self._home.loop()
         future: asyncio.Future[None] = loop.create_future()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from busdma.drivers.block import Data, check_request
+from collections.abc import Iterable
+
+from busdma.drivers.block import Data, check_request, check_way
 from busdma.drivers.fdc import layout
 from busdma.drivers.fdc.layout import Format
 from busdma.drivers.queues import EVERYTHING, Request, RequestQueue
@@ -27,19 +29,24 @@ class FdcDisk:
 
     async def read(self, lba: int, buffer: Data, deadline: int | None = None) -> None:
         """As `busdma.drivers.block.BlockDevice.read`."""
-        await self._transfer(Direction.FROM_DEVICE, lba, buffer, deadline)
+        await self.queue.submit(self._request(Direction.FROM_DEVICE, lba, buffer, deadline))
 
     async def write(self, lba: int, buffer: Data, deadline: int | None = None) -> None:
         """As `busdma.drivers.block.BlockDevice.write`."""
-        await self._transfer(Direction.TO_DEVICE, lba, buffer, deadline)
+        await self.queue.submit(self._request(Direction.TO_DEVICE, lba, buffer, deadline))
+
+    async def transfer(
+        self, parts: Iterable[tuple[int, Data]], direction: Direction, deadline: int | None = None
+    ) -> None:
+        """As `busdma.drivers.block.BlockDevice.transfer`."""
+        check_way(self, direction)
+        await self.queue.submit_all([self._request(direction, lba, part, deadline) for lba, part in parts])
 
     async def flush(self, deadline: int | None = None) -> None:
         """As `busdma.drivers.block.BlockDevice.flush`. There is no cache: it waits for what was asked for before."""
         await self.queue.submit(Request(FLUSH, direction=Direction.TO_DEVICE, span=EVERYTHING, deadline=deadline))
 
-    async def _transfer(self, way: Direction, lba: int, buffer: Data, deadline: int | None) -> None:
+    def _request(self, way: Direction, lba: int, buffer: Data, deadline: int | None) -> Request:
         count = check_request(self, lba, len(buffer))
         command = layout.data_command(way is Direction.TO_DEVICE, lba, self.format)
-        await self.queue.submit(
-            Request(command, buffer=buffer, direction=way, span=(lba, lba + count), deadline=deadline)
-        )
+        return Request(command, buffer=buffer, direction=way, span=(lba, lba + count), deadline=deadline)

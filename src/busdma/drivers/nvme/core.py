@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from busdma.drivers.host import TIMEOUT
+from busdma.drivers.host import TIMEOUT, HostExpress
 from busdma.drivers.nvme import layout, prp
 from busdma.drivers.nvme.controller import ADMIN_TIME, SECOND, Controller, NvmeFault
 from busdma.drivers.nvme.disk import NvmeDisk
@@ -143,7 +143,7 @@ class Nvme(Reaper):
             self._interrupt_by_its_own(pair, pairs)
             await self._controller.create(pair, not self._poll)
         unit = Unit(nsid, RequestQueue(name, self._runtime), self._pairs[number])
-        unit.queue.express = partial(self._express, unit)
+        unit.queue.express = HostExpress(self, unit)
         size = prp.list_size(self._largest // PAGE + 1)
         lists = self._control.alloc(depth * size)
         lists.sync(PREWRITE)  # the controller's, but for what is being written
@@ -171,10 +171,10 @@ class Nvme(Reaper):
 
     def _arrange(self, slot: Slot, request: Request) -> None:
         """PRPs, and their lists."""
-        super()._arrange(slot, request)
-        flat = slot.map.segments.flat()
-        if len(flat) == 2 and flat[0] % PAGE + flat[1] <= PAGE:  # most are one page, or part of one
-            slot.prps = flat[0], 0
+        slot.loaded = request.direction
+        single = slot.map.segments.single()
+        if single is not None and single[0] % PAGE + single[1] <= PAGE:  # most are one page, or part of one
+            slot.prps = single[0], 0
             return
         prp1, prp2, lists = prp.arrange(prp.pages(slot.map.segments), slot.places)
         for number, entries in enumerate(lists):

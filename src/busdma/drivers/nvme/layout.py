@@ -30,7 +30,10 @@ CONTIGUOUS, INTERRUPTS = 1, 2  # of a new queue (5.3, 5.4)
 # NVM commands (6)
 FLUSH, WRITE, READ = 0x00, 0x01, 0x02
 
-_COMMAND: Final = struct.Struct("<BxHI16xQQ6I")  # 4.2, figure 105
+_WORDS: Final = 6
+_COMMANDS: Final = [  # 4.2, figure 105; by the number of dwords from 10 on that are not 0
+    struct.Struct(f"<BxHI16xQQ{count}I{4 * (_WORDS - count)}x") for count in range(_WORDS + 1)
+]
 _COMPLETION: Final = struct.Struct("<I4xHHHH")  # 4.6
 _REQUEST: Final = struct.Struct("<BQH")
 
@@ -70,17 +73,20 @@ class Completion(NamedTuple):
     phase: int
 
 
+_made: Final = tuple.__new__  # what a named tuple's own does, without a call from Python
+
+
 def write_command(
     memory: memoryview, at: int, opcode: int, id: int, nsid: int, prp1: int, prp2: int, words: Sequence[int]
 ) -> None:
     """Write a submission queue entry (4.2). `words`: command dwords 10 and on, six at most."""
-    _COMMAND.pack_into(memory, at, opcode, id, nsid, prp1, prp2, *words, *(0,) * (6 - len(words)))
+    _COMMANDS[len(words)].pack_into(memory, at, opcode, id, nsid, prp1, prp2, *words)
 
 
 def read_completion(memory: memoryview, at: int) -> Completion:
     """The completion queue entry at `at`."""
     result, sq_head, sq_id, id, word = _COMPLETION.unpack_from(memory, at)
-    return Completion(result, sq_head, sq_id, id, word >> 1 & 0x47FF, word & 1)
+    return _made(Completion, (result, sq_head, sq_id, id, word >> 1 & 0x47FF, word & 1))
 
 
 def request(opcode: int, lba: int = 0, count: int = 0) -> bytes:

@@ -123,6 +123,9 @@ class Reaper(Host[Slot, Unit]):
         self._ring(unit)
         self._look()
 
+    def _tell_early(self, unit: Unit) -> None:
+        self._ring(unit)
+
     def _ring(self, unit: Unit, *, idle: bool = False) -> None:
         with self._lock:
             if unit.pair.live:
@@ -137,24 +140,24 @@ class Reaper(Host[Slot, Unit]):
                 return
         self._look()
 
-    def _attend_express(self, unit: Unit, request: Request) -> Coroutine[Any, Any, None] | None:
-        if self._spin and unit.queue.alone:
-            return self._attend_alone(unit, request.done)
+    def _attend_express(self, unit: Unit, last: Request, count: int) -> Coroutine[Any, Any, None] | None:
+        if self._spin and unit.queue.alone(count):
+            return self._attend_alone(unit, last.done, count)
         unit.crowded = True
         unit.queue.call()
         return None
 
-    async def _attend_alone(self, unit: Unit, done: Waiter) -> None:
+    async def _attend_alone(self, unit: Unit, done: Waiter, count: int) -> None:
         queue = unit.queue
         try:
-            self._ring(unit, idle=True)
+            self._ring(unit, idle=count == 1)  # of several it may have been told already
             if unit.crowded or time.monotonic_ns() - self._gave_way > TURN:
                 await self._give_way()
-                unit.crowded = not queue.alone
+                unit.crowded = not queue.alone(count)
             if not unit.crowded:
                 self._spin_for(unit.pair, done)
         finally:
-            if done.state == PENDING:
+            if done.state == PENDING or (count > 1 and queue.busy):
                 queue.call()
 
     async def _give_way(self) -> None:
@@ -163,11 +166,16 @@ class Reaper(Host[Slot, Unit]):
 
     def _spin_for(self, pair: QueuePair, done: Waiter | None = None) -> bool:
         """Look for completions until there are some; with `done`, until that is over. False: it was in vain."""
-        end, pairs = time.monotonic_ns() + self._spin, (pair,)
+        begin, pairs = time.monotonic_ns(), (pair,)
+        end = begin + self._spin
         while True:
-            if (self._reap(pairs, lazily=True) and done is None) or (done is not None and done.state != PENDING):
+            found = self._reap(pairs, lazily=True)
+            if (found and done is None) or (done is not None and done.state != PENDING):
                 return True
-            if time.monotonic_ns() > end:
+            now = time.monotonic_ns()
+            if found:  # the others of a batch; it goes on
+                end = min(now + self._spin, begin + max(self._spin, TURN))
+            if now > end:
                 return False
 
     # -- completions --------------------------------------------------------------------------------------------------

@@ -37,11 +37,11 @@ class Slot(host.Slot[Unit]):
 
     def clear(self) -> None:
         """Carry nothing."""
-        super().clear()
+        self.request = self.loaded = self.abort = None
+        self.told = self.resting = False
         self.prps = (0, 0)
         self.status = 0  #: with which it completed
 
     def give(self) -> None:
         """The controller gets it: nothing is known of this try yet."""
-        super().give()
-        self.status = 0
+        self.resting, self.told, self.status = False, True, 0

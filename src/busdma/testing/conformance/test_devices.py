@@ -129,6 +129,28 @@ def test_many_requests_in_flight(machine: Machine) -> None:
         machine.run(all_of_them, disks_of(drivers))
 
 
+def test_many_requests_in_one_call(machine: Machine) -> None:
+    """A disk takes many parts at once: of those that overlap the later one wins, and all have ended when it returns."""
+
+    async def one(disk: BlockDevice, seed: int) -> None:
+        size = disk.block_size
+        data = [noise(2 * size, seed + n) for n in range(12)]
+        sources, back = [machine.allocate(2 * size) for _ in data], [machine.allocate(size) for _ in data]
+        for source, each in zip(sources, data, strict=True):
+            source.write(each)
+        await disk.transfer([(LBA + n, source) for n, source in enumerate(sources)], Direction.TO_DEVICE)
+        await disk.transfer([(LBA + n, each) for n, each in enumerate(back)], Direction.FROM_DEVICE)
+        for read, each in zip(back, data, strict=True):
+            assert not difference(read.read(), each[:size])
+
+    async def all_of_them(disks: list[BlockDevice]) -> None:
+        for number, disk in enumerate(disks):
+            await one(disk, 100 * number)
+
+    with running(machine) as drivers:
+        machine.run(all_of_them, disks_of(drivers))
+
+
 def test_more_requests_than_the_pools_can_hold(machine: Machine) -> None:
     """A driver whose own finished commands hold what its next ones wait for still gets it; and nothing is mixed up."""
 
