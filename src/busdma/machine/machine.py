@@ -6,6 +6,7 @@ A back end builds one of these and adds its devices; the rest of busdma knows ma
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -192,7 +193,8 @@ class Machine:
     def close(self) -> None:
         """Switch off: devices stop, images are written out. A second time does nothing.
 
-        Buffers are gone, and what is still loaded is forgotten with the machine's memory; `leaks` lists it.
+        Buffers are gone, and what is still loaded is forgotten with the machine's memory; `leaks` lists it. Errors are
+        of what was to be called, such as of a runtime that is closed by a driver of its own; nothing is left on then.
         """
         if self.closed:
             return
@@ -201,12 +203,13 @@ class Machine:
         for map in list(self.domain.maps()):
             if map.state is State.WAITING:
                 map.cancel_load()
-        while self._at_close:
-            self._at_close.pop()()
-        if self.checker is not None:
-            self.checker.close()
-        for space in (self.kernel, *self.processes.values()):
-            space.forget(f"{self.spec} was closed; open another")
+        with ExitStack() as ending:  # whatever becomes of one step, the others are made
+            for space in (self.kernel, *self.processes.values()):
+                ending.callback(space.forget, f"{self.spec} was closed; open another")
+            if self.checker is not None:
+                ending.callback(self.checker.close)
+            while self._at_close:
+                ending.callback(self._at_close.pop(0))
 
     def __enter__(self) -> Self:
         return self

@@ -64,7 +64,13 @@ class Child:
                 f"cannot start {command[0]} ({error.strerror}): end other processes, or raise the limits (ulimit -nu)"
             ) from None
         self._reader = threading.Thread(target=self._read_errors, name="busdma child", daemon=True)
-        self._reader.start()
+        try:
+            self._reader.start()
+        except RuntimeError as error:
+            with self._process:  # a shell that waits for our word
+                self._process.kill()
+            self.abandon()
+            raise ConfigurationError(f"{error} for {command[0]}: raise the limit of processes (ulimit -u)") from None
         assert self._process.stdin is not None
         with suppress(BrokenPipeError), self._process.stdin as word:
             word.write(b"go\n")

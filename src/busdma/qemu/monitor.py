@@ -14,7 +14,7 @@ import concurrent.futures
 import socket
 import threading
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Any, Final, TypeVar
 
 from busdma.errors import ConfigurationError, DeviceFault, DriverError
@@ -40,7 +40,7 @@ class Monitor:
 
     `last_words`: asked when QEMU has gone; says in a sentence how it ended. `patience`: seconds after which a QEMU that
     does not answer is given up. DeviceFault if it has gone, or does not answer; ConfigurationError if the library is
-    missing.
+    missing, or this host gives no more files or threads.
     """
 
     def __init__(
@@ -58,9 +58,17 @@ class Monitor:
         self._patience = patience
         self._closed = False
         self._client = QMPClient("busdma")
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="busdma QMP", daemon=True)
-        self._thread.start()
+        with ExitStack() as half:
+            try:
+                self._loop = asyncio.new_event_loop()
+                half.callback(self._loop.close)
+                self._thread = threading.Thread(target=self._loop.run_forever, name="busdma QMP", daemon=True)
+                self._thread.start()
+            except (OSError, RuntimeError) as error:
+                raise ConfigurationError(
+                    f"no room for QEMU's monitor ({error}): raise the limits (ulimit -nu)"
+                ) from None
+            half.pop_all()
         try:
             self._call("the greeting", self._client.connect(sock), patience)
         except BaseException:

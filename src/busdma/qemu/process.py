@@ -11,8 +11,9 @@ import re
 import shutil
 import socket
 import threading
+import weakref
 from collections.abc import Collection, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import Final, Self
 
 from busdma.errors import ConfigurationError, DeviceFault, DriverError
@@ -143,6 +144,7 @@ class Qemu:
             if isinstance(error, DeviceFault):
                 raise ConfigurationError(f"{self.binary} did not start. {error}") from None
             raise
+        _running.add(self)
 
     @property
     def pid(self) -> int:
@@ -151,7 +153,7 @@ class Qemu:
 
     @property
     def monitor(self) -> Monitor:
-        """Its monitor; the first use makes the connection. DeviceFault: QEMU has gone; DriverError: it is closed."""
+        """Its monitor; the first use makes the connection. Errors as `Monitor`; DriverError: it is closed."""
         with self._lock:
             if self._closed:
                 raise DriverError("this QEMU is closed: open another machine")
@@ -164,21 +166,24 @@ class Qemu:
     def close(self) -> None:
         """End it: by its monitor, so that images are complete, and if it does not listen, at once. It is reaped.
 
-        A second time does nothing.
+        A second time does nothing, nor does it in a fork of the process that has started it.
         """
-        with self._lock:
+        with self._lock, ExitStack() as ending:  # whatever interrupts one step, the others are made
             if self._closed:
                 return
             self._closed = True
+            ending.callback(self._monitor_end.close)
+            ending.callback(self._close_monitor)
+            ending.callback(self._child.kill)
+            ending.callback(self.qtest.close)
             if self._child.running():
-                with suppress(DeviceFault):
+                with suppress(DeviceFault, ConfigurationError):  # it is gone, or there is no room for a monitor
                     self._connected().execute("quit", patience=ENDING)
                     self._child.wait(ENDING)
-        self.qtest.close()
-        self._child.kill()
+
+    def _close_monitor(self) -> None:
         if self._monitor is not None:
             self._monitor.close()
-        self._monitor_end.close()
 
     def _connected(self) -> Monitor:
         if self._monitor is None:
@@ -193,3 +198,24 @@ class Qemu:
 
     def __repr__(self) -> str:
         return f"<QEMU {self.binary}, process {self.pid}{', closed' if self._closed else ''}>"
+
+    def _forsake(self) -> None:
+        """Nothing of it is ours: see `_after_fork`."""
+        self._closed = True
+        self._lock = threading.Lock()
+        self.qtest.forsake()
+
+
+_running: Final[weakref.WeakSet[Qemu]] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a fork of this process a QEMU is still that of its parent, who would hear of whatever is done to its sockets.
+
+    Here it is closed.
+    """
+    for qemu in list(_running):
+        qemu._forsake()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
 
-from busdma.errors import DeviceFault, DriverError
+from busdma.errors import ConfigurationError, DeviceFault, DriverError
 from busdma.qemu.interrupts import InterruptLines
 
 DEPTH: Final = 64  #: posted commands that may lack a reply: replies must fit into the socket, or QEMU stops
@@ -139,16 +139,25 @@ class Wire:
             self._usable()
 
     def listen(self) -> None:
-        """Start the thread that reads while nobody waits. A second time does nothing."""
+        """Start the thread that reads while nobody waits. A second time does nothing.
+
+        ConfigurationError: this host gives no more files or threads.
+        """
         with self._lock:
             self._usable()
-            if self._epoll is None:
-                self._epoll = select.epoll()
-                self._epoll.register(self._sock, select.EPOLLIN)
-                self._listener = threading.Thread(
-                    target=self._listen, args=(self._epoll,), name="busdma qtest", daemon=True
-                )
-                self._listener.start()
+            if self._listener is not None:
+                return
+            try:
+                if self._epoll is None:
+                    self._epoll = select.epoll()
+                    self._epoll.register(self._sock, select.EPOLLIN)
+                listener = threading.Thread(target=self._listen, args=(self._epoll,), name="busdma qtest", daemon=True)
+                listener.start()
+            except (OSError, RuntimeError) as error:
+                raise ConfigurationError(
+                    f"no room to listen to QEMU ({error}): raise the limits (ulimit -nu)"
+                ) from None
+            self._listener = listener
 
     def close(self) -> None:
         """Let go of QEMU, which lives on; all later calls are DriverErrors. A second time does nothing."""
@@ -161,6 +170,13 @@ class Wire:
             if self._epoll is not None:
                 self._epoll.close()
             self._sock.close()
+
+    def forsake(self) -> None:
+        """See `busdma.qemu.qtest.Qtest.forsake`. Whoever had the lock, or listened, is not in this process."""
+        self._closed, self._lock, self._listener = True, threading.Lock(), None
+        if self._epoll is not None:
+            self._epoll.close()
+        self._sock.close()
 
     # -- inside, all but the first under the lock --------------------------------------------------------------------
 
@@ -184,9 +200,9 @@ class Wire:
             with self._lock, self._whole:
                 self._usable()
                 epoll = self._epoll
-                if epoll is not None:
-                    epoll.modify(self._sock, 0)
                 try:
+                    if epoll is not None:
+                        epoll.modify(self._sock, 0)
                     yield
                 finally:
                     if epoll is not None:

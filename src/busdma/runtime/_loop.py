@@ -29,6 +29,8 @@ class Home:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._early: list[Callable[[], object]] = []
         self._own = False
+        self._turning = 0  # threads that turn the loop
+        self._over = False  # whoever of them is the last closes it
         self.enter()
 
     def loop(self) -> asyncio.AbstractEventLoop:
@@ -80,9 +82,17 @@ class Home:
 
     def wait(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """On a plain thread: return when `coroutine` has ended in the loop. Turns the loop if it is the runtime's."""
-        loop = self.loop()
-        if self._own:
-            loop.run_until_complete(coroutine)
+        with self._lock:
+            loop, own = self.loop(), self._own
+            self._turning += own
+        if own:
+            try:
+                loop.run_until_complete(coroutine)
+            finally:
+                with self._lock:
+                    self._turning -= 1
+                if self._over:
+                    self.close()
         elif loop.is_running():
             asyncio.run_coroutine_threadsafe(coroutine, loop).result()
         else:
@@ -90,9 +100,11 @@ class Home:
             raise WaitError("the event loop of this runtime's drivers does not run: nothing could end the wait")
 
     def close(self) -> None:
-        """Close the loop if it is the runtime's own."""
-        loop = self._loop
-        if self._own and loop is not None and not loop.is_closed():
+        """Close the loop if it is the runtime's own: at once, or as soon as no other thread turns it any more."""
+        with self._lock:
+            loop = self._loop
+            self._over = self._turning > 0
+        if self._own and loop is not None and not loop.is_closed() and not self._over:
             loop.run_until_complete(loop.shutdown_asyncgens())
             loop.run_until_complete(loop.shutdown_default_executor())
             loop.close()
