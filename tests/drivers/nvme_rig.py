@@ -28,13 +28,6 @@ RAM = 64 << 20
 BLOCKS = 16384
 
 
-class NoInterrupt:
-    """Where the machine delivers none."""
-
-    async def wait(self, deadline: int | None = None) -> object:
-        raise AssertionError("a driver that polls waits for no interrupt")
-
-
 class LosesInterrupts:
     """A line that loses the next ones."""
 
@@ -97,7 +90,7 @@ class Rig:
         self.slot.plug(self.controller)
         assign(self.host.root, AddressSet.span(0xE0000000, 0xEFFFFFFF))
         self.lossy = LosesInterrupts(self.line, runtime)
-        line: InterruptLine = NoInterrupt() if poll else self.lossy
+        line: InterruptLine = Interrupt("that never comes", runtime) if poll else self.lossy
         pci0 = self.domain.root("pc").derive("pci0")
         tag = (pci0 if reach is None else pci0.derive("bridge", lowaddr=reach)).derive("nvme0")
         self.attachment = Attachment(

@@ -5,18 +5,24 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import subprocess
 import sys
 import textwrap
 import threading
+from contextlib import suppress
+from typing import Any
 
 import pytest
 
 import busdma
-from busdma.errors import BlockingInsideLoop, ConfigurationError, DriverError, WaitCancelled
+from busdma.errors import BlockingInsideLoop, ConfigurationError, DeviceFault, DriverError, WaitCancelled
 from busdma.qemu.guest import QemuMachine
+from busdma.qemu.wire import Wire
 from qemu.machines import need
 from qemu.test_machines import PATIENCE, SPECS, TARGETS, noise, opened, running, write
+
+SECOND = 10**9  # ns
 
 
 @pytest.mark.parametrize("runtime", ["asyncio", "threads"])
@@ -152,3 +158,64 @@ def test_no_room_for_another_thread_is_a_named_error(monkeypatch: pytest.MonkeyP
         assert isinstance(machine, QemuMachine)
         pid = machine.qemu.pid
     assert not running(pid)
+
+
+# -- QEMU dies --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_qemu_that_dies_while_a_driver_starts(spec: str, part: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The start ends with its last words: not with what became of them, and not by the time of a command."""
+    count, deadly, pid = 0, -1, 0
+    send = Wire._send
+
+    def counted(wire: Wire, *arguments: Any) -> None:
+        nonlocal count
+        count += 1
+        if count == deadly:
+            os.kill(pid, signal.SIGKILL)
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        send(wire, *arguments)
+
+    monkeypatch.setattr(Wire, "_send", counted)
+    monkeypatch.setattr("busdma.drivers.nvme.controller.ADMIN_TIME", 3600 * SECOND)
+    for _ in range(2):
+        with opened(spec) as machine:
+            driver = machine.driver(next(name for name in machine.devices if name.startswith(("esp", "nvme"))))
+            pid, count = machine.qemu.pid, 0
+            if deadly < 0:
+                machine.run(driver.start)
+                deadly = int(count * part)
+                machine.run(driver.stop)
+                continue
+            with pytest.raises(DeviceFault, match="killed by signal 9"):
+                machine.run(driver.start)
+            with suppress(DeviceFault):
+                machine.run(driver.stop)
+
+
+@pytest.mark.parametrize("runtime", ["asyncio", "threads"])
+@pytest.mark.parametrize("spec", ["qemu:pc", "qemu:clipper", "qemu:sun4u"])
+def test_a_qemu_that_dies_while_a_driver_waits(spec: str, runtime: str) -> None:
+    """Interrupted or polled, the driver learns of it at once: no command, which have an hour each, times out."""
+    with opened(spec, runtime=runtime) as machine:
+        driver = machine.driver("nvme0")
+        machine.run(driver.start)
+        disk = driver.disks[0]
+        buffer = machine.allocate(disk.block_size)
+        machine.run(disk.read, 0, buffer)  # what translates knows it from here on
+        driver._timeout = 3600 * SECOND  # type: ignore[attr-defined]
+        commands = driver.statistics()["commands"]
+        os.kill(machine.qemu.pid, signal.SIGSTOP)
+
+        async def main() -> None:
+            task = machine.runtime.start(disk.read, 0, buffer)
+            while driver.statistics()["commands"] == commands:
+                await machine.runtime.give_way()
+            os.kill(machine.qemu.pid, signal.SIGKILL)
+            await machine.runtime.park(task.done, machine.runtime.now() + PATIENCE * SECOND)
+            task.result()
+
+        with pytest.raises(DeviceFault, match="killed by signal 9"):
+            machine.run(main)

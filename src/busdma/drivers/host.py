@@ -109,6 +109,7 @@ class Host(ABC, Generic[S, U]):
         self._lock = threading.RLock()  # contexts may be OS threads; held briefly, never across an await
         self._open = False  # the controller takes commands
         self._closed = False  # and will take none any more
+        self._why: Exception | None = None  # why not
         self._stopping: Channel[None] = Channel(f"the end of {self.name}", [None])  # one stop at a time
         self._held: list[S] = []  # to be started when it does
         self._slots: list[S] = []
@@ -187,17 +188,22 @@ class Host(ABC, Generic[S, U]):
         """Reset the controller and find its disks. DeviceFault if it will not; after a cancelled start, ``stop``."""
         if self._tasks:
             raise DriverError(f"{self.name} is already started: stop it first")
-        self._closed = False
+        self._closed, self._why = False, None
         self._trouble = Channel(self._trouble.purpose)  # what an earlier run left there is over
         self._allocate()
         self._context(self._complete, "complete")
         self._context(self._recover, "recover")
         try:
             await self._find()
-        except Exception:
+            if self._why is not None:
+                raise self._why
+        except Exception as error:
+            over = self._why  # a context has failed, and of that all else may come
             with suppress(DeviceFault):
                 await self.stop()
-            raise
+            if over is None or over is error:
+                raise
+            raise over from error
 
     async def stop(self) -> None:
         """End all contexts and reset the controller. What was under way fails; nothing reaches memory any more."""
@@ -253,9 +259,17 @@ class Host(ABC, Generic[S, U]):
         """Serve nothing any more."""
         with self._lock:
             self._open, self._closed = False, True
+            self._why = self._why or error
             self._watch.clear()
         for unit in self._units:
             unit.queue.close(error)
+
+    def _admit(self, unit: U) -> None:
+        """There is one unit more. Raises why nothing is served any more, if that is so."""
+        with self._lock:
+            if self._why is not None:
+                raise self._why
+            self._units.append(unit)
 
     def _fail_in_flight(self, error: Exception) -> None:
         for unit in self._units:

@@ -116,7 +116,7 @@ class ScsiHost(Host[S, Unit]):
     async def _add(self, target: int, lun: int) -> None:
         name = f"{self.name}:{target}" + (f".{lun}" if lun else "")
         unit = Unit(target, lun, RequestQueue(name, self._runtime), self._free)
-        self._units.append(unit)
+        self._admit(unit)
         server = self._context(partial(self._serve, unit), name)
         try:
             disk = await find_disk(unit.queue, self._maxio)

@@ -102,6 +102,7 @@ class Clipper(QemuMachine):
             if direct:
                 open_window(self.pchip, 1, DIRECT, direct, 0)
                 ways.insert(0, Window(DIRECT, direct))
+            self.qtest.listen()  # no line is reported; but should QEMU die, all rise
             root = self.domain.root("clipper")
             pci0 = dual = root.bridge("pci0", *ways)
             if monster:

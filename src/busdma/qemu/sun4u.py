@@ -89,6 +89,7 @@ class Sun4u(QemuMachine):
             registers = Mmio(qtest, "sabre", SABRE, SABRE_ROOM, order="big", settled=True)
             self.iommu = SabreTsb(registers, table, where, base=DVMA, size=dvma)
             self.pool = self.add_pool("iommu", self.iommu, DVMA + PAGE, DVMA + dvma - 1, standing=standing)
+            self.qtest.listen()  # no line is reported; but should QEMU die, all rise
             pci0 = self.domain.root("sun4u").bridge("pci0", Window(DVMA, dvma, DVMA, self.pool))
             bus = pci0.derive("pciB")
             self.add_pci(host, (BUS_B, NVME), "nvme0", "nvme", bus, poll=POLL)

@@ -66,6 +66,7 @@ class Controller:
         self.shadow: ShadowDoorbells | None = None  #: the controller has them, and is told of them when enabled
         self._asked: dict[int, Waiter] = {}  # admin commands under way, by identifier
         self._last = 0
+        self._over: Exception | None = None
 
     def pair(self, id: int, entries: int) -> QueuePair:
         """A pair of queues of its own, which it does not know yet."""
@@ -162,21 +163,29 @@ class Controller:
     async def admin(
         self, what: str, opcode: int, nsid: int = 0, prp1: int = 0, words: Sequence[int] = (), prp2: int = 0
     ) -> int:
-        """Run an admin command; dword 0 of its completion. NvmeFault for a bad end, or for none in time."""
+        """Run an admin command; dword 0 of its completion. NvmeFault for a bad end, or for none in time.
+
+        After `give_up` its error.
+        """
         done = Waiter(f"{self.name}: {what}")
         with self._lock:
+            if self._over is not None:
+                raise self._over
             self._last = id = (self._last + 1) & 0xFFFF
             self._asked[id] = done
             self.queues.put(opcode, id, nsid, prp1, prp2, words)
             self.queues.ring()
         self._told()
         try:
-            completion: Completion = await self._runtime.park(done, self._runtime.now() + ADMIN_TIME)
+            completion: Completion | None = await self._runtime.park(done, self._runtime.now() + ADMIN_TIME)
         except DeadlineExpired:
             raise NvmeFault(f"{self.name}: no answer to {what}") from None
         finally:
             with self._lock:
                 self._asked.pop(id, None)
+        if completion is None:
+            assert self._over is not None
+            raise self._over
         if completion.status:
             status = completion.status & ~layout.DO_NOT_RETRY
             raise NvmeFault(f"{self.name}: {what} failed: {layout.name_status(status)}", status)
@@ -191,6 +200,13 @@ class Controller:
         """An admin command has completed. False: nobody waits for it."""
         waiter = self._asked.get(completion.id)
         return waiter is not None and waiter.wake(completion)
+
+    def give_up(self, error: Exception) -> None:
+        """Nobody looks for completions any more: admin commands end with `error`."""
+        with self._lock:
+            self._over, asked = error, list(self._asked.values())
+        for waiter in asked:
+            waiter.wake(None)
 
     async def _status(self, mask: int, wanted: int, limit: int, what: str) -> None:
         """Wait until CSTS & mask == wanted. DeviceFault after `limit` ns."""

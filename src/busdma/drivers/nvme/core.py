@@ -155,7 +155,7 @@ class Nvme(Reaper):
             self._slots.append(slot)
             self._by_id[unit.pair.id, slot.id] = slot
             unit.free.put(slot)
-        self._units.append(unit)
+        self._admit(unit)
         self._context(partial(self._serve, unit), name)
         self.disks.append(NvmeDisk(unit.queue, blocks=blocks, block_size=block_size, maxio=self._largest))
 

@@ -57,7 +57,8 @@ class Vectors(Protocol):
 class Reaper(Host[Slot, Unit]):
     """A controller's queues, and the contexts that look at them.
 
-    `poll`: ns between two looks at the completion queues; no interrupts then. `spin`: so many ns of real time whoever
+    `poll`: ns between two looks at the completion queues; no interrupts then, but one that comes all the same has the
+    controller asked whether it is still there. `spin`: so many ns of real time whoever
     is going to wait looks for completions first. `vectors`: messages, if there are any, take the place of the pin.
     """
 
@@ -205,8 +206,15 @@ class Reaper(Host[Slot, Unit]):
             self._idle = idle = None if busy else Waiter(f"work for {self.name}")
         if idle is not None:
             await self._runtime.park(idle)
-        with suppress(DeadlineExpired):
-            await self._runtime.park(Waiter(f"completions of {self.name}"), self._runtime.now() + self._poll)
+        try:
+            await self._attachment.interrupt.wait(self._runtime.now() + self._poll)
+        except DeadlineExpired:
+            return
+        self._registers.read32(layout.CSTS)  # nobody was to interrupt: perhaps the device has gone
+
+    def _close(self, error: Exception) -> None:
+        super()._close(error)
+        self._controller.give_up(error)
 
     def _look(self) -> None:
         """Something is under way."""
