@@ -223,7 +223,8 @@ def open(
     `runtime`: ``"virtual"`` (deterministic; the default of simulated machines), ``"asyncio"`` (the default of the
     others, which keep real time), ``"threads"``, or a Runtime, which then stays the caller's to close. `check`: under
     the DMA checker (`busdma.check`); None: if this program runs under ``busdma check``. `options`: the machine's, as in
-    the spec. Raises ConfigurationError for a machine, option or runtime that does not exist, or not here.
+    the spec. Raises ConfigurationError for a machine, option or runtime that does not exist, or not here;
+    DeviceFault if the machine fails while it is switched on, such as a QEMU that is killed.
     """
     name, parsed = parse(spec, options)
     entry = MACHINES.get(name)

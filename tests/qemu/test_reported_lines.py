@@ -9,6 +9,7 @@ import pytest
 
 from busdma.errors import DriverError
 from busdma.machine.interrupt import STORM
+from busdma.qemu.interrupts import InterruptLines
 from busdma.qemu.lines import Lines
 from busdma.qemu.qtest import Qtest
 from busdma.runtime import by_name
@@ -110,3 +111,34 @@ def test_a_line_that_nobody_acknowledges_is_an_error() -> None:
     with pytest.raises(DriverError, match="stayed high"):
         runtime.run(driver)
     runtime.close()
+
+
+def test_a_handler_that_comes_late_is_told_what_holds_by_then() -> None:
+    """Not what held before a change that nobody has been told of yet."""
+    lines, seen = InterruptLines(), list[bool]()
+    lines.changed(LINE, True)
+    lines.deliver()
+    lines.changed(LINE, False)
+    lines.on(LINE, seen.append)
+    assert True not in seen
+    lines.changed(LINE, True)
+    lines.on(LINE, seen.append)
+    assert seen[-1] is True
+
+
+def test_a_device_that_joins_a_line_that_is_high() -> None:
+    class Reporting:
+        def __init__(self) -> None:
+            self.lines = InterruptLines()
+            self.on_interrupt = self.lines.on
+
+    qtest = Reporting()
+    with by_name("virtual") as runtime:
+        lines = Lines(cast(Qtest, qtest), runtime)
+        first = lines.interrupt(LINE)
+        qtest.lines.changed(LINE, True)
+        qtest.lines.deliver()
+        second = lines.interrupt(LINE)
+        assert first.pending
+        assert second.pending
+        assert first.statistics()["raised"] == second.statistics()["raised"] == 1

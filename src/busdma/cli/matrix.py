@@ -151,7 +151,11 @@ class Found(BusdmaError):
 def _switched_on(spec: str, runtime: str | None, options: Mapping[str, object], check: bool) -> Iterator[Machine]:
     """The machine, and its runtime; at the end the drivers end first, then the images are closed."""
     carrier = MACHINES[spec.partition("?")[0]].carrier(runtime)
-    machine = busdma.open(spec, runtime=carrier, check=check, **options)
+    try:
+        machine = busdma.open(spec, runtime=carrier, check=check, **options)
+    except BaseException:
+        carrier.close()
+        raise
     try:
         yield machine
     except Exception:

@@ -261,7 +261,7 @@ class FaultWatch:
                 far, side = (first - address, "before") if address < first else (address - end, "behind")
                 if nearest is None or far < nearest[0]:
                     nearest = far, side, map.describe()
-        for former in reversed(self._former):
+        for former in reversed(tuple(self._former)):  # other threads unload meanwhile
             if former.device in names and any(lo <= address < hi for lo, hi in former.pages):
                 return None, f"{former.words} had it until it was unloaded; unload when the device has finished"
         if nearest is None:

@@ -20,7 +20,7 @@ class InterruptLines:
     """
 
     def __init__(self) -> None:
-        self._events: deque[tuple[int, bool]] = deque()
+        self._events: deque[tuple[int, bool | None]] = deque()  # None: as high as it is by then
         self._handlers: dict[int, Handler] = {}
         self._levels: dict[int, bool] = {}
         self._state = threading.Lock()  # handlers and levels
@@ -41,8 +41,7 @@ class InterruptLines:
         """Have ``handler(level)`` called when `line` changes; and soon, if it is high. It is the line's only one."""
         with self._state:
             self._handlers[line] = handler
-            if self._all_high or self._levels.get(line):
-                self._events.append((line, True))
+            self._events.append((line, None))  # behind what has happened and is not yet told
         self.deliver()
 
     def deliver(self) -> None:
@@ -54,12 +53,12 @@ class InterruptLines:
             finally:
                 self._delivering.release()
 
-    def _tell(self, line: int, level: bool) -> None:
+    def _tell(self, line: int, event: bool | None) -> None:
         with self._state:
-            level = level or self._all_high
+            level = self._all_high or (self._levels.get(line, False) if event is None else event)
             self._levels[line] = level
             handler = self._handlers.get(line)
-        if handler is None:
+        if handler is None or (event is None and not level):
             return
         try:
             handler(level)

@@ -30,8 +30,7 @@ class Lines:
         interrupt = Reported(f"irq {line}", self._runtime, self._qtest)
         sharing = self._shared.setdefault(line, [])
         sharing.append(interrupt)
-        if len(sharing) == 1:
-            self._qtest.on_interrupt(line, lambda level: _drive(sharing, level))
+        self._qtest.on_interrupt(line, lambda level: _drive(sharing, level))  # which tells the new one, if it is high
         return interrupt
 
     def level(self, line: int) -> Level:

@@ -51,7 +51,11 @@ class Choice:
         said = any(option.startswith("seed=") for option in options.partition("?")[2].split("&"))
         spec = self.spec if said or family not in SEEDED else with_option(self.spec, "seed", self.seed)
         carrier = _line(self.spec)[1].carrier(self.runtime or None, seed=self.seed)
-        machine = busdma.open(spec, runtime=carrier, check=self.check)
+        try:
+            machine = busdma.open(spec, runtime=carrier, check=self.check)
+        except BaseException:
+            carrier.close()
+            raise
         machine.at_close(carrier.close)
         return machine
 
