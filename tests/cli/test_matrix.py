@@ -21,9 +21,11 @@ from busdma.cli.machines import select
 from busdma.cli.roundtrip import Source
 from busdma.machine.machine import DataTraffic, Machine
 from busdma.machines import MACHINES
+from busdma.qemu.guest import QemuMachine
 from busdma.sim.disk import Disk
 from busdma.sim.pc_isa import PcIsa
 from cli.conftest import Done
+from qemu.machines import need
 
 Cli = Callable[..., Done]
 SIZE = 200_001
@@ -233,7 +235,8 @@ def test_traffic_that_the_bus_did_not_see_is_found(busdma: Cli, file: Path, monk
 
 
 def test_a_leak_is_a_failure(busdma: Cli, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Machine, "leaks", lambda self: ["map '7' of tag pc/isa is loaded"])
+    leaks = iter([[], ["map '7' of tag pc/isa is loaded"]])
+    monkeypatch.setattr(Machine, "leaks", lambda self: next(leaks, []))
     done = busdma("matrix", file)
     assert done.status == 1
     assert "Leak: sim:pc-isa aha1542: map '7' of tag pc/isa is loaded after aha1542 was stopped" in done.err
@@ -251,6 +254,28 @@ def test_a_buffer_that_is_not_freed_is_a_leak(busdma: Cli, file: Path, monkeypat
     done = busdma("matrix", file)
     assert done.status == 1
     assert "Leak: sim:pc-isa aha1542: 2 kernel frames were not freed" in done.err
+
+
+def test_a_machine_that_dies_is_told_of_each_driver_and_nobody_is_blamed(
+    busdma: Cli, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need("x86_64")
+    copy = Job._copy
+
+    async def deadly(self: Job, disks: list[Any], echoes: list[Any]) -> None:
+        assert isinstance(self.machine, QemuMachine)
+        os.kill(self.machine.qemu.pid, signal.SIGKILL)
+        await copy(self, disks, echoes)
+
+    monkeypatch.setattr(job.Job, "_copy", deadly)
+    done = busdma("matrix", file, "--machine", "qemu:pc", "--json")
+    assert done.status == 1
+    assert [row["verified"] for row in done.document["rows"]] == [False] * 4
+    for driver in ("nvme", "ncr53c9x", "edu", "fdc"):
+        assert f"qemu:pc {driver}: " in done.err
+    assert "killed by signal 9" in done.err
+    assert "Leak" not in done.err
+    assert "cannot be freed" not in done.err
 
 
 def test_a_file_that_changes_meanwhile(busdma: Cli, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ from busdma.buffers import LinearBuffer
 from busdma.cli.files import open_file, unreadable
 from busdma.drivers.block import BlockDevice, transfer_all
 from busdma.drivers.echo import Echo
-from busdma.errors import ConfigurationError
+from busdma.errors import ConfigurationError, DriverError
 from busdma.machine.machine import Machine
 from busdma.sync import Direction
 
@@ -200,12 +200,15 @@ async def _move(
 
 @contextmanager
 def _buffer(machine: Machine, length: int, number: int) -> Iterator[LinearBuffer]:
-    """A fresh, zeroed buffer, freed at the end; but not when the program is interrupted: devices may still use it."""
+    """A fresh, zeroed buffer, freed at the end; but not when devices may still use it: when the program is interrupted,
+    or an error has left it in quarantine.
+    """
     buffer = machine.allocate(length, offset=OFFSETS[number % len(OFFSETS)] % machine.domain.page_size)
     try:
         yield buffer
     except Exception:
-        buffer.free()
+        with suppress(DriverError):
+            buffer.free()
         raise
     buffer.free()
 
