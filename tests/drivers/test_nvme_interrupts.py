@@ -12,6 +12,7 @@ from busdma import machines
 from busdma.drivers import msix
 from busdma.drivers.block import transfer_all
 from busdma.drivers.nvme.pci import attach
+from busdma.drivers.nvme.reaper import MOST_IN_VAIN
 from busdma.drivers.pci import PciDevice
 from busdma.errors import ConfigurationError, ResourceShortage, ShortageReason
 from busdma.machine.attachment import Message
@@ -271,3 +272,33 @@ def test_a_context_that_is_cancelled_while_it_spins_leaves_its_request_to_the_dr
 def test_times_that_cannot_be(poll: int, spin: int) -> None:
     with pytest.raises(ConfigurationError, match="give times of 0 ns or more"):
         Rig(by_name("virtual"), poll=poll, spin=spin)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_pin_that_stays_up_is_masked_and_polled_instead(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with by_name(name) as runtime:
+        rig = Rig(runtime)
+        data = random.Random(4).randbytes(4096)
+
+        async def main() -> None:
+            driver = rig.driver
+            with monkeypatch.context() as stuck:
+                stuck.setattr(rig.line, "deassert", lambda: None)
+                rig.line.assert_()  # noqa: PT009
+                for lba in range(0, 80, 8):
+                    await driver.disks[0].write(lba, rig.buffer(data))
+            assert MOST_IN_VAIN < driver.statistics()["interrupts"] < MOST_IN_VAIN + 100
+            assert rig.slot.registers(0).read32(0x0C) == 0xFFFFFFFF
+            rig.line.deassert()
+            await driver.disks[0].read(72, back := rig.empty(4096))
+            assert back.read() == data
+            await driver.stop()
+            await driver.start()  # with the pin again
+            seen = driver.statistics()["interrupts"]
+            assert rig.slot.registers(0).read32(0x0C) == 0
+            await driver.disks[0].read(64, back)
+            assert driver.statistics()["interrupts"] > seen
+            assert driver.statistics()["aborts"] == 0
+
+        rig.run(main)
+        rig.close()

@@ -143,9 +143,14 @@ class Host(ABC, Generic[S, U]):
         """`unit` has nothing left that can be started: its context is going to wait for more."""
         self._tell(unit)
 
+    def _see_to(self, unit: U) -> None:
+        """Have the controller told of what went express: by the unit's context, once for all, if that does not wait."""
+        if not unit.queue.call():
+            self._tell(unit)
+
     def _attend_express(self, unit: U, last: Request, count: int) -> Coroutine[Any, Any, None] | None:
         """As `Express.attend`: what whoever waits for `last` may do himself before."""
-        unit.queue.call()
+        self._see_to(unit)
         return None
 
     @abstractmethod
@@ -289,11 +294,11 @@ class Host(ABC, Generic[S, U]):
                 await self._attend(unit)  # before every wait, and only then
                 await unit.queue.work()
                 continue
-            if not len(unit.free):
+            slot: S | None = unit.free.take_now()
+            if slot is None:
                 self._tell(unit)
-            slot: S | None = None
             try:
-                slot = await unit.free.take(self._runtime, request.deadline)
+                slot = slot or await unit.free.take(self._runtime, request.deadline)
                 slot.unit = unit
                 if request.buffer is not None:
                     await self._load(slot, request)
@@ -388,9 +393,13 @@ class Host(ABC, Generic[S, U]):
 
     def _retry(self, slot: S, request: Request) -> None:
         with self._lock:
-            if slot.request is request and slot.resting and slot.abort is None:
+            if slot.request is not request or not slot.resting or slot.abort is not None:
+                return
+            try:
                 self._post(slot)
                 self._tell(slot.unit)
+            except DeviceFault as fault:  # a timer has nobody to raise it for
+                self._break(fault)
 
     def _settle(self, slot: S, request: Request, result: bytes | Exception | None, *, told: bool = True) -> None:
         """The request is over, and the next one may have the slot. `told`: the device has seen the map."""
@@ -411,7 +420,10 @@ class Host(ABC, Generic[S, U]):
                     slot.map.report_idle()  # the device has ended all the same
                 else:
                     self._landed(slot)
-            slot.map.unload()
+            try:
+                slot.map.unload()
+            except DeviceFault as error:  # of what translates, which may have gone; the map is idle all the same
+                fault = fault or error
         slot.clear()
         slot.unit.free.put(slot)
         return fault
@@ -440,6 +452,7 @@ class Host(ABC, Generic[S, U]):
             self._break(DeviceFault(f"{self.name} is out of service: {why}; the reset failed: {fault}"))
             return lost
         again: list[Request] = []
+        late = self._trouble.take_all()  # that their time was over is over too: they fail now, or have another try
         for slot in lost:
             assert slot.request is not None
             slot.map.report_idle()  # and no other: who waits to be started has given its data already
@@ -451,6 +464,9 @@ class Host(ABC, Generic[S, U]):
                 slot.unit.queue.settle(request, self._lost(slot, why))
             slot.clear()
             slot.unit.free.put(slot)
+        for trouble in late:
+            if isinstance(trouble, str) or trouble[0] not in lost:
+                self._trouble.put(trouble)
         for unit in self._units:
             unit.queue.put_back(again)
         self._reopen()

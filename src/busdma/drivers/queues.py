@@ -68,6 +68,13 @@ class Channel(Generic[T]):
         except IndexError:
             return None
 
+    def take_all(self) -> list[T]:
+        """All there are."""
+        with self._lock:
+            items = list(self._items)
+            self._items.clear()
+        return items
+
     def __len__(self) -> int:
         return len(self._items)
 
@@ -147,6 +154,7 @@ class RequestQueue:
         "_called",
         "_changed",
         "_flying",
+        "_listening",
         "_lock",
         "_runtime",
         "_waiting",
@@ -166,6 +174,7 @@ class RequestQueue:
         self._waiting: deque[Request] = deque()
         self._changed: Waiter | None = None
         self._called = False
+        self._listening = False  # the consumer found nothing to take, and comes back when it is called
         self._lock = threading.Lock()
 
     async def submit(self, request: Request) -> bytes:
@@ -284,16 +293,23 @@ class RequestQueue:
         """What `next` would return without waiting, if anything."""
         with self._lock:
             self._called = False
-            if not self._ready():
+            self._listening = not self._ready()
+            if self._listening:
                 return None
             head = self._waiting.popleft()
             self._depart(head)
             return head
 
-    def call(self) -> None:
-        """Have the consumer look, though there may be nothing to take: what went express is to be seen to."""
-        self._called = True
+    def call(self) -> bool:
+        """Have the consumer look, though there may be nothing to take: what went express is to be seen to.
+
+        False: it has taken something, and waits, perhaps long, for what that is short of: see to it without him.
+        """
+        with self._lock:
+            self._called = True
+            listening = self._listening
         self._notify()
+        return listening
 
     def _ready(self) -> bool:
         """Can the head be taken?"""

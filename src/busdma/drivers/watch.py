@@ -54,11 +54,12 @@ class Watch(Generic[K]):
     def _look(self) -> None:
         with self._lock:
             now = self._runtime.now()
-            late = [key for key, deadline in list(self._deadlines.items()) if deadline <= now]
+            watched = self._deadlines.copy()  # in one step: `end` takes no lock
+            late = [key for key, deadline in watched.items() if deadline <= now]
             for key in late:
                 self._deadlines.pop(key, None)
             self._timer = None
-            left = list(self._deadlines.values())
+            left = [deadline for deadline in watched.values() if deadline > now]
             if left:
                 self._set(min(left))
         for key in late:

@@ -102,6 +102,8 @@ class Nvme(Reaper):
         await self._controller.stop()
 
     def _deallocate(self) -> None:
+        with self._lock:
+            self._freeze()
         self._leave_interrupts()
         self._enable(True, False)
         self._control.report_idle()

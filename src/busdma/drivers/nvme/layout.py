@@ -11,6 +11,7 @@ from typing import Final, NamedTuple
 
 # registers (3.1)
 CAP, VS, CC, CSTS, AQA, ASQ, ACQ, DOORBELLS = 0x00, 0x08, 0x14, 0x1C, 0x24, 0x28, 0x30, 0x1000
+MASK_PIN, UNMASK_PIN, EVERY_VECTOR = 0x0C, 0x10, 0xFFFFFFFF  # INTMS, INTMC: a bit a vector, which all are one pin
 ENABLE: Final = 0x00460001  # CC: entries of 64 and 16 bytes, 4 KiB pages, the NVM command set, enabled (3.1.5)
 SHUT_DOWN: Final = 1 << 14  # CC.SHN: a normal shutdown
 READY, FATAL, SHUTDOWN_STATUS, SHUT = 1 << 0, 1 << 1, 3 << 2, 2 << 2  # CSTS (3.1.6)

@@ -82,7 +82,7 @@ class QueuePair:
         """Tell the controller of every command that it has not been told of. `idle`: it is known to look for none."""
         old, self._told = self._told, self._tail
         if old != self._tail:
-            self._bell(2 * self.id, old, self._tail, idle)
+            self._bell(2 * self.id, old, self._tail, surely=idle)
 
     def take(self) -> Completion | None:
         """The next new completion. The controller is told at the next `ring_head`."""
@@ -98,23 +98,26 @@ class QueuePair:
                 self._head, self._phase = 0, self._phase ^ 1
         return completion
 
-    def ring_head(self, *, lazily: bool = False) -> None:
-        """Tell the controller which completions were taken; `lazily`: if it may soon want the room."""
+    def ring_head(self, *, lazily: bool = False, surely: bool = False) -> None:
+        """Tell the controller which completions were taken; `lazily`: if it may soon want the room.
+
+        `surely`: at the register, as its pin needs, which stays up until it has heard (7.5.1.1).
+        """
         old = self._head_told
         taken = (self._head - old) % self.entries
         if taken and not (lazily and 2 * taken < self.entries):
             self._head_told = self._head
-            self._bell(2 * self.id + 1, old, self._head, False)
+            self._bell(2 * self.id + 1, old, self._head, surely=surely)
 
     def free(self) -> None:
         """Give the memory back."""
         self.commands.free()
         self.completions.free()
 
-    def _bell(self, number: int, old: int, new: int, idle: bool) -> None:
+    def _bell(self, number: int, old: int, new: int, *, surely: bool) -> None:
         self._registers.barrier()
         if self._shadow is not None:
-            if idle:
+            if surely:
                 self._shadow.store(number, new)
             elif not self._shadow.tell(number, old, new):
                 return

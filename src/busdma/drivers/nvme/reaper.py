@@ -2,7 +2,8 @@
 
 The doorbell is rung once for all commands that were written, before anything that may wait. Completions are looked for
 when an interrupt says so: by messages, one for the admin queue and one for each pair, or all by one; or by the pin; or,
-where the machine has neither, every now and then.
+where the machine has neither, every now and then. So it is, too, where a pin stays up though nothing is left to be
+taken, as that of QEMU's model does where commands end in the middle of a reset.
 
 An interrupt that goes through an event loop takes far longer than a fast device. So whoever is going to wait may look
 for completions himself for a while (`spin`). A request that is the only one is so started, seen to and ended by whoever
@@ -34,6 +35,8 @@ from busdma.waiting import PENDING, Waiter
 if TYPE_CHECKING:
     from busdma.tag import Tag
 
+MOST_IN_VAIN: Final = 1000  #: interrupts by the pin, one after the other, before it is masked
+STUCK_POLL: Final = 1_000_000  #: ns between two looks then
 TURN: Final = 1_000_000  #: ns that requests which are the only ones may go on before the others have a turn
 
 
@@ -78,6 +81,8 @@ class Reaper(Host[Slot, Unit]):
         if poll < 0 or spin < 0:
             raise ConfigurationError(f"{self.name}: give times of 0 ns or more, not a poll of {poll}, a spin of {spin}")
         self._registers, self._poll, self._spin = registers, poll, spin
+        self._masked = False  # the pin, which was stuck: polled instead
+        self._taken = 0  # completions
         self._vectors = None if poll else vectors
         self._by_message = False
         self._line = attachment.interrupt  # of the admin queue, and of all pairs that have none of their own
@@ -95,6 +100,9 @@ class Reaper(Host[Slot, Unit]):
 
     def _take_interrupts(self) -> None:
         """By message, if that can be; or by the pin. The controller's registers answer."""
+        if self._masked:
+            self._masked, self._poll = False, 0
+            self._registers.write32(layout.UNMASK_PIN, layout.EVERY_VECTOR)
         self._by_message, self._line = False, self._attachment.interrupt
         if self._vectors is not None:
             self._vectors.start()
@@ -129,7 +137,7 @@ class Reaper(Host[Slot, Unit]):
 
     def _ring(self, unit: Unit, *, idle: bool = False) -> None:
         with self._lock:
-            if unit.pair.live:
+            if unit.pair.live and not self._closed:  # whoever submits is no context that a stop waits for
                 unit.pair.ring(idle=idle)
 
     async def _attend(self, unit: Unit) -> None:
@@ -138,14 +146,14 @@ class Reaper(Host[Slot, Unit]):
             await self._give_way()  # to those whose requests have ended, and who may have made more
             self._ring(unit)
             if len(unit.queue):
-                return
+                break  # it may conflict with what is in flight, which somebody has to look for
         self._look()
 
     def _attend_express(self, unit: Unit, last: Request, count: int) -> Coroutine[Any, Any, None] | None:
         if self._spin and unit.queue.alone(count):
             return self._attend_alone(unit, last.done, count)
         unit.crowded = True
-        unit.queue.call()
+        self._see_to(unit)
         return None
 
     async def _attend_alone(self, unit: Unit, done: Waiter, count: int) -> None:
@@ -159,7 +167,7 @@ class Reaper(Host[Slot, Unit]):
                 self._spin_for(unit.pair, done)
         finally:
             if done.state == PENDING or (count > 1 and queue.busy):
-                queue.call()
+                self._see_to(unit)
 
     async def _give_way(self) -> None:
         await self._runtime.give_way()
@@ -170,8 +178,9 @@ class Reaper(Host[Slot, Unit]):
         begin, pairs = time.monotonic_ns(), (pair,)
         end = begin + self._spin
         while True:
-            found = self._reap(pairs, lazily=True)
-            if (found and done is None) or (done is not None and done.state != PENDING):
+            with self._lock:  # a stop waits for contexts, and whoever submits is none: it finds him here, or not at all
+                found = not self._closed and self._reap(pairs, lazily=True)
+            if found if done is None else done.state != PENDING:
                 return True
             now = time.monotonic_ns()
             if found:  # the others of a batch; it goes on
@@ -182,6 +191,7 @@ class Reaper(Host[Slot, Unit]):
     # -- completions --------------------------------------------------------------------------------------------------
 
     async def _complete(self) -> None:
+        taken = vain = 0
         while True:
             if self._poll:
                 await self._pause()
@@ -191,6 +201,11 @@ class Reaper(Host[Slot, Unit]):
             self._reap([self._controller.queues, *(pair for pair in self._pairs if not pair.vector)])
             if not (self._poll or self._by_message):
                 self._registers.read32(layout.CSTS)  # brings the head to the controller, and it lowers its pin
+                vain = vain + 1 if taken == self._taken else 0
+                taken = self._taken
+                if vain > MOST_IN_VAIN:
+                    self._masked, self._poll = True, STUCK_POLL
+                    self._registers.write32(layout.MASK_PIN, layout.EVERY_VECTOR)
 
     async def _complete_pair(self, pair: QueuePair, line: InterruptLine) -> None:
         """The completion context of a pair that has a message of its own."""
@@ -233,11 +248,12 @@ class Reaper(Host[Slot, Unit]):
         that its entries are free.
         """
         over: list[Slot] = []
-        found, later = False, lazily and (self._by_message or self._poll > 0)  # the pin waits for the head
+        found, pin = False, not (self._by_message or self._poll)  # which waits for the head
         with self._lock:
             for pair in pairs:
                 while pair.live and (pair.under_way or not lazily) and (completion := pair.take()) is not None:
                     found = True
+                    self._taken += 1
                     slot = self._by_id.get((pair.id, completion.id))
                     if pair.id == 0:
                         self._counts["stray"] += not self._controller.answered(completion)
@@ -250,7 +266,7 @@ class Reaper(Host[Slot, Unit]):
                         else:
                             slot.abort.wake()  # an abort of it is under way, and may not find another command here
                 if pair.live:
-                    pair.ring_head(lazily=later)
+                    pair.ring_head(lazily=lazily and not pin, surely=pin)
         for slot in over:
             self._conclude(slot)
         return found
