@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from busdma.drivers.fdc.layout import FdcFault
-from busdma.errors import DeviceFault
+from busdma.errors import DeviceFault, DriverError
+from busdma.lifecycle import State
 from busdma.runtime import NAMES, by_name
 from busdma.sim.chips import fdc
 from drivers.fdc_rig import MS, SECOND, Rig, pause
@@ -316,3 +317,26 @@ def test_any_requests_and_faults_leave_what_was_written(operations: list[tuple[s
     rig.run(main)
     assert rig.medium.read(0, 140) == expected
     rig.close()
+
+
+def test_a_stop_that_fails_ends_what_was_under_way_all_the_same(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> None:
+        raise DeviceFault("it has gone")
+
+    async def main() -> None:
+        driver, runtime = rig.driver, rig.runtime
+        task = runtime.start(rig.disk.write, 0, rig.buffer(noise(CYLINDER)))
+        await pause(runtime, 10 * MS)
+        with monkeypatch.context() as dead, pytest.raises(DeviceFault, match="it has gone"):
+            dead.setattr(driver, "_quiesce", gone)
+            await driver.stop()
+        await runtime.park(task.done, runtime.now() + SECOND)
+        with pytest.raises(DriverError, match="was stopped"):
+            task.result()
+        (map,) = driver.tag.maps
+        assert map.state is State.QUARANTINED
+        driver._quiesce()
+        driver.tag.report_idle()
+        map.destroy()
+
+    rig.run(main)

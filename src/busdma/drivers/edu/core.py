@@ -220,9 +220,11 @@ class Edu:
                 map.report_idle()
                 raise
             finally:
-                if map.state is State.LOADED:
-                    map.unload()
-                unit.turn.put(None)
+                try:
+                    if map.state is State.LOADED:
+                        map.unload()
+                finally:
+                    unit.turn.put(None)
             return 0
 
         await self._do(unit, lambda: self._launch(address, length, at, direction), finish, map.quarantine)

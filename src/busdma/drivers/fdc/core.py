@@ -16,6 +16,7 @@ Source: Intel 82077AA data sheet: 2.3 (DMA transfers), 5.1 (data transfer comman
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from busdma.drivers import contexts
@@ -115,9 +116,11 @@ class Fdc:
         task.cancel()
         await self._runtime.park(task.done)
         self._map.abandon()
-        self._quiesce()
-        self.tag.report_idle()  # before their owners are told that these buffers are theirs again
-        self._fail_in_flight(stopped)
+        try:
+            self._quiesce()  # if that fails it may still write: the map stays where it is
+            self.tag.report_idle()  # before their owners are told that these buffers are theirs again
+        finally:
+            self._fail_in_flight(stopped)
         self._map.destroy()
         self.disks.clear()
 
@@ -195,7 +198,8 @@ class Fdc:
         with self._lock:
             if self._resting and self._turning:
                 self._turning = False
-                self._chip.motor(False)
+                with suppress(DeviceFault):  # what has gone turns no more, and whoever comes next is told
+                    self._chip.motor(False)
 
     def _end(self, request: Request | None = None) -> int:
         """Until when one command may take."""
