@@ -168,6 +168,29 @@ def test_a_deadline_ends_what_has_not_been_started() -> None:
     runtime.run(main)
 
 
+def test_a_deadline_leaves_what_was_taken_to_the_consumer() -> None:
+    """It may have the buffer loaded at that moment: nobody is told before it has not."""
+    with by_name("virtual") as runtime:
+        queue = RequestQueue("disk", runtime)
+
+        async def submit(request: Request) -> None:
+            await queue.submit(request)
+
+        async def main() -> None:
+            request = Request(b"\0", deadline=1000)
+            task = runtime.start(submit, request)
+            assert await queue.next() is request
+            await pause(runtime, 2000)
+            assert request.done.state == PENDING
+            assert not queue.start(request)
+            queue.settle(request, None)
+            await runtime.park(task.done)
+            with pytest.raises(DeadlineExpired):
+                task.result()
+
+        runtime.run(main)
+
+
 def test_a_deadline_leaves_alone_what_the_device_knows() -> None:
     runtime = by_name("virtual")
     queue = RequestQueue("disk", runtime)

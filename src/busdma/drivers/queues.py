@@ -341,6 +341,8 @@ class RequestQueue:
         """`request` is over. False: whoever made it has given it up meanwhile."""
         with self._lock:
             self._arrive(request)
+        if request.given_up or isinstance(result, DeadlineExpired):
+            result = self._overdue(request)
         taken = request.done.wake(result)
         if self._waiting:
             self._notify()
@@ -385,11 +387,14 @@ class RequestQueue:
             if request.started:
                 return  # it ends by an abort, after which the buffer is the caller's again
             request.given_up = True
+            if request in self._flying:
+                return  # the consumer is at it, perhaps has it loaded, and ends what it waits for at the same time
+        request.done.wake(self._overdue(request))
+
+    def _overdue(self, request: Request) -> Exception:
         if request.resets:  # part of it may have happened
-            error: Exception = DeviceFault(f"{self.name}: the deadline passed before another try after a reset")
-        else:
-            error = DeadlineExpired(f"{self.name}: the deadline passed before the request was started")
-        request.done.wake(error)
+            return DeviceFault(f"{self.name}: the deadline passed before another try after a reset")
+        return DeadlineExpired(f"{self.name}: the deadline passed before the request was started")
 
     def _notify(self) -> None:
         with self._lock:

@@ -169,7 +169,7 @@ async def floppy_faults(machine: Any, driver: Any) -> Words:
 
 @on(FLOPPY)
 async def floppy_given_up(machine: Any, driver: Any) -> Words:
-    """A request whose deadline passes while its buffer is being loaded."""
+    """A deadline that passes, and a context that is cancelled, while a buffer is being loaded."""
     (disk,) = driver.disks
     tag = driver.tag.derive("holder")
     held: list[Any] = []
@@ -179,6 +179,10 @@ async def floppy_given_up(machine: Any, driver: Any) -> Words:
             held.pop().destroy()
             break
     found = [await word(disk.write(9, text(18_432), deadline=machine.runtime.now() + SECOND))]
+    task = machine.runtime.start(disk.write, 9, text(18_432))
+    await pause(machine, MILLISECOND)
+    task.cancel()
+    await machine.runtime.park(task.done)
     for map in held:
         map.unload()
         map.destroy()
