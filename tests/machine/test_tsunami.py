@@ -14,12 +14,11 @@ from busdma.sync import Direction
 from busdma.translators.tsunami import (
     MONSTER_BASE,
     MONSTER_SIZE,
-    PAGE,
-    SCATTER,
     PchipSgmap,
     open_monster,
     open_window,
 )
+from busdma.translators.windows import PAGE, SCATTER
 
 MIB = 1 << 20
 BASE, SIZE = 8 * MIB, 8 * MIB

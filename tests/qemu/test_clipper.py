@@ -21,7 +21,8 @@ from busdma.machines import MACHINES, options_of
 from busdma.qemu.clipper import DIRECT, DRIR, MAPPED, MAPPED_SIZE, Clipper
 from busdma.sync import Direction
 from busdma.tag import Tag
-from busdma.translators.tsunami import MONSTER_BASE, PAGE
+from busdma.translators.tsunami import MONSTER_BASE
+from busdma.translators.windows import PAGE
 from qemu.esp_rig import BLOCK, IN, OUT, Esp, ended, filled, loaded
 from qemu.idle import cpu_sleeps
 from qemu.machines import need
@@ -29,6 +30,7 @@ from qemu.machines import need
 MIB = 1 << 20
 LOW, HIGH = AddressSet.span(0, 64 * MIB - 1), AddressSet.span(64 * MIB, 72 * MIB - 1)
 ESP_IRQ = 24  #: pin A of slot 5
+ISA_IRQ = 55  #: all interrupts of ISA
 LOOKS = 100_000
 
 
@@ -314,14 +316,17 @@ def test_the_model_has_no_tlb(machine: Clipper) -> None:
 
 
 def test_the_line_is_the_slots_bit_in_drir(machine: Clipper) -> None:
+    def lines() -> int:
+        return machine.cchip.read64(DRIR) & ~(1 << ISA_IRQ)  # where the board's timer may be up
+
     chip = Esp(machine).chip
-    assert machine.cchip.read64(DRIR) == 0
+    assert lines() == 0
     chip.write(ncr.DESTINATION, 1)  # nobody is there: it says so at once
     chip.put(bytes(7))
     chip.command(ncr.SELECT_ATN)
-    assert machine.cchip.read64(DRIR) == 1 << ESP_IRQ
+    assert lines() == 1 << ESP_IRQ
     chip.acknowledge()
-    assert machine.cchip.read64(DRIR) == 0
+    assert lines() == 0
 
 
 def test_drivers_are_told_of_interrupts(machine: Clipper) -> None:

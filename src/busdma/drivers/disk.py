@@ -5,14 +5,12 @@ The controller's driver decides how commands reach the disk; this file decides w
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Final
 
 from busdma.drivers import scsi
-from busdma.drivers.block import Data, check_request, check_way
-from busdma.drivers.queues import EVERYTHING, Request, RequestQueue
+from busdma.drivers.queue_disk import QueueDisk
+from busdma.drivers.queues import Request, RequestQueue
 from busdma.errors import DeviceFault
-from busdma.sync import Direction
 
 MOST_BLOCKS: Final = 0xFFFF  # that a ten-byte command can name
 
@@ -36,52 +34,26 @@ class ScsiFault(DeviceFault):
         self.sense = sense
 
 
-class ScsiDisk:
-    """A direct-access device. See `busdma.drivers.block.BlockDevice` for what its requests promise."""
+class ScsiDisk(QueueDisk):
+    """A direct-access device."""
 
-    __slots__ = ("block_size", "blocks", "maxio", "name", "queue")
+    __slots__ = ()
 
     def __init__(self, queue: RequestQueue, *, blocks: int, block_size: int, maxio: int) -> None:
         """`maxio`: bytes the controller moves at once; the disk's is the largest whole number of blocks in it."""
-        self.queue = queue
-        self.name = queue.name
-        self.blocks = blocks
-        self.block_size = block_size
-        self.maxio = min(maxio // block_size, MOST_BLOCKS) * block_size
-
-    def __repr__(self) -> str:
-        return f"<disk {self.name}, {self.blocks} blocks of {self.block_size} bytes>"
-
-    async def read(self, lba: int, buffer: Data, deadline: int | None = None) -> None:
-        """As `busdma.drivers.block.BlockDevice.read`."""
-        await self.queue.submit(self._request(Direction.FROM_DEVICE, lba, buffer, deadline))
-
-    async def write(self, lba: int, buffer: Data, deadline: int | None = None) -> None:
-        """As `busdma.drivers.block.BlockDevice.write`."""
-        await self.queue.submit(self._request(Direction.TO_DEVICE, lba, buffer, deadline))
-
-    async def transfer(
-        self, parts: Iterable[tuple[int, Data]], direction: Direction, deadline: int | None = None
-    ) -> None:
-        """As `busdma.drivers.block.BlockDevice.transfer`."""
-        check_way(self, direction)
-        await self.queue.submit_all([self._request(direction, lba, part, deadline) for lba, part in parts])
+        most = min(maxio // block_size, MOST_BLOCKS) * block_size
+        super().__init__(queue, blocks=blocks, block_size=block_size, maxio=most)
 
     async def flush(self, deadline: int | None = None) -> None:
         """As `busdma.drivers.block.BlockDevice.flush`. A disk that does not know the command has no cache to write."""
-        cdb = scsi.synchronize_cache()
         try:
-            await self.queue.submit(
-                Request(cdb, direction=Direction.TO_DEVICE, span=EVERYTHING, deadline=deadline)
-            )  # a write to every block, as far as order goes
+            await self._flush_by(scsi.synchronize_cache(), deadline)
         except ScsiFault as fault:
             if fault.sense is None or fault.sense.key != scsi.ILLEGAL_REQUEST:
                 raise
 
-    def _request(self, way: Direction, lba: int, buffer: Data, deadline: int | None) -> Request:
-        count = check_request(self, lba, len(buffer))
-        cdb = (scsi.write10 if way is Direction.TO_DEVICE else scsi.read10)(lba, count)
-        return Request(cdb, buffer=buffer, direction=way, span=(lba, lba + count), deadline=deadline)
+    def _command(self, writes: bool, lba: int, count: int) -> bytes:
+        return (scsi.write10 if writes else scsi.read10)(lba, count)
 
 
 async def find_disk(queue: RequestQueue, maxio: int) -> ScsiDisk | None:

@@ -55,12 +55,12 @@ from busdma.tag import Tag
 from busdma.translators.tsunami import (
     MONSTER_BASE,
     MONSTER_SIZE,
-    PAGE,
     TABLE_GRAIN,
     PchipSgmap,
     open_monster,
     open_window,
 )
+from busdma.translators.windows import PAGE
 from busdma.waiting import Runtime
 
 TARGET: Final = "alpha"

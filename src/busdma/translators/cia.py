@@ -8,22 +8,19 @@ from __future__ import annotations
 from typing import Final
 
 from busdma.addresses import AddressSet
-from busdma.errors import ConfigurationError
 from busdma.machine.attachment import MmioRegisters
 from busdma.sync import Direction
 from busdma.translators import HardwareFault
 from busdma.translators.table import LinearTable, check_table
+from busdma.translators.windows import ENABLED, GRAIN, PAGE, SCATTER, check_window
 
 CIA_ERR, PCI_ERR1, TBIA = 0x8200, 0x8840, 0x2000_0100
 W_BASE, W_MASK, T_BASE = 0x2000_0400, 0x2000_0440, 0x2000_0480  #: of window 0
 STRIDE: Final = 0x100
-ENABLED, SCATTER = 0x1, 0x2  # Wn_BASE
 INVALID_ENTRY: Final = 1 << 9  #: CIA_ERR
 ALL_ERRORS: Final = 0xFFFF_FFFF
 ALL_ENTRIES: Final = 3  #: TBIA
 VALID: Final = 1  #: entry
-GRAIN: Final = 1 << 20
-PAGE: Final = 8192
 
 
 def open_window(registers: MmioRegisters, number: int, base: int, size: int, target: int, flags: int = 0) -> None:
@@ -32,13 +29,7 @@ def open_window(registers: MmioRegisters, number: int, base: int, size: int, tar
 
     ConfigurationError if they are not.
     """
-    alignment = size // PAGE * 8 if flags & SCATTER else size
-    if number not in range(4) or size < GRAIN or size & (size - 1) or base % size or target % alignment:
-        raise ConfigurationError(
-            f"cia: window {number} of {size:#x} bytes from {base:#x} to {target:#x}: give a number from 0 to 3, a "
-            f"power of two of at least {GRAIN:#x}, a base that is a multiple of it, and a target that is one of "
-            f"{alignment:#x}"
-        )
+    check_window("cia", number, base, size, target, flags)
     at = number * STRIDE
     registers.write32(W_BASE + at, 0)
     registers.write32(W_MASK + at, size - GRAIN)

@@ -11,19 +11,16 @@ from collections.abc import Sequence
 from typing import Final
 
 from busdma.addresses import AddressSet
-from busdma.errors import ConfigurationError
 from busdma.machine.attachment import MmioRegisters
 from busdma.sync import Direction
 from busdma.translators.table import LinearTable, check_table
+from busdma.translators.windows import ENABLED, GRAIN, PAGE, SCATTER, check_window
 
 WSBA, WSM, TBA = 0x000, 0x100, 0x200  #: of window 0
 STRIDE: Final = 0x40
 PCTL, TLBIV, TLBIA = 0x300, 0x480, 0x4C0
-ENABLED, SCATTER = 0x1, 0x2  # WSBA
 MONSTER: Final = 0x40  #: PCTL
 VALID: Final = 1  #: entry
-GRAIN: Final = 1 << 20
-PAGE: Final = 8192
 TABLE_GRAIN: Final = 32768
 BLOCK: Final = 64 << 10  #: bytes of PCI addresses that one TLBIV forgets
 ONE_BY_ONE: Final = 4  #: so many blocks are forgotten one by one, more all at once
@@ -37,13 +34,7 @@ def open_window(registers: MmioRegisters, number: int, base: int, size: int, tar
 
     ConfigurationError if they are not.
     """
-    alignment = size // PAGE * 8 if flags & SCATTER else size
-    if number not in range(4) or size < GRAIN or size & (size - 1) or base % size or target % alignment:
-        raise ConfigurationError(
-            f"pchip: window {number} of {size:#x} bytes from {base:#x} to {target:#x}: give a number from 0 to 3, a "
-            f"power of two of at least {GRAIN:#x}, a base that is a multiple of it, and a target that is one of "
-            f"{alignment:#x}"
-        )
+    check_window("pchip", number, base, size, target, flags)
     at = number * STRIDE
     registers.write64(WSBA + at, 0)
     registers.write64(WSM + at, size - GRAIN)

@@ -2,51 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
-from busdma.drivers.block import Data, check_request, check_way
 from busdma.drivers.fdc import layout
 from busdma.drivers.fdc.layout import Format
-from busdma.drivers.queues import EVERYTHING, Request, RequestQueue
-from busdma.sync import Direction
+from busdma.drivers.queue_disk import QueueDisk
+from busdma.drivers.queues import RequestQueue
 
 FLUSH = b""  #: as a request's command
 
 
-class FdcDisk:
+class FdcDisk(QueueDisk):
     """The medium that was in the drive when its driver was started. A request is as long as a cylinder at most."""
 
-    __slots__ = ("block_size", "blocks", "format", "maxio", "name", "queue")
+    __slots__ = ("format",)
 
     def __init__(self, queue: RequestQueue, format: Format) -> None:
-        self.queue, self.name = queue, queue.name
+        super().__init__(queue, blocks=format.blocks, block_size=layout.BLOCK, maxio=format.cylinder * layout.BLOCK)
         self.format = format
-        self.blocks, self.block_size = format.blocks, layout.BLOCK
-        self.maxio = format.cylinder * layout.BLOCK
 
     def __repr__(self) -> str:
         return f"<disk {self.name}, {self.format.name}>"
 
-    async def read(self, lba: int, buffer: Data, deadline: int | None = None) -> None:
-        """As `busdma.drivers.block.BlockDevice.read`."""
-        await self.queue.submit(self._request(Direction.FROM_DEVICE, lba, buffer, deadline))
-
-    async def write(self, lba: int, buffer: Data, deadline: int | None = None) -> None:
-        """As `busdma.drivers.block.BlockDevice.write`."""
-        await self.queue.submit(self._request(Direction.TO_DEVICE, lba, buffer, deadline))
-
-    async def transfer(
-        self, parts: Iterable[tuple[int, Data]], direction: Direction, deadline: int | None = None
-    ) -> None:
-        """As `busdma.drivers.block.BlockDevice.transfer`."""
-        check_way(self, direction)
-        await self.queue.submit_all([self._request(direction, lba, part, deadline) for lba, part in parts])
-
     async def flush(self, deadline: int | None = None) -> None:
         """As `busdma.drivers.block.BlockDevice.flush`. There is no cache: it waits for what was asked for before."""
-        await self.queue.submit(Request(FLUSH, direction=Direction.TO_DEVICE, span=EVERYTHING, deadline=deadline))
+        await self._flush_by(FLUSH, deadline)
 
-    def _request(self, way: Direction, lba: int, buffer: Data, deadline: int | None) -> Request:
-        count = check_request(self, lba, len(buffer))
-        command = layout.data_command(way is Direction.TO_DEVICE, lba, self.format)
-        return Request(command, buffer=buffer, direction=way, span=(lba, lba + count), deadline=deadline)
+    def _command(self, writes: bool, lba: int, count: int) -> bytes:
+        return layout.data_command(writes, lba, self.format)
