@@ -13,7 +13,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BUILD ?= build
-PYTEST_ARGS ?= --numprocesses=auto
+# Idle workers take over tests of the others: those that run a whole suite on a machine take a minute each.
+PYTEST_ARGS ?= --numprocesses=auto --dist=worksteal
 
 PY := $(VENV)/bin/python
 PIP_INSTALL := -m pip --disable-pip-version-check --no-input install -qq
