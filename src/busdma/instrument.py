@@ -17,28 +17,36 @@ if TYPE_CHECKING:
 
 
 class Instrument(Protocol):
-    """What can be observed of every map of a machine."""
+    """What can be observed of every map of a machine. Whoever derives from it sees nothing of what he leaves out."""
 
     def loaded(self, map: Map) -> None:
         """The map has just been loaded."""
+        return
 
     def deferred(self, map: Map) -> None:
         """A load has to wait."""
+        return
 
     def syncing(self, map: Map, op: SyncOp, offset: int, length: int) -> None:
         """Bytes [offset, offset + length) are about to be synced: nothing has moved yet."""
+        return
 
     def synced(self, map: Map, op: SyncOp, offset: int, length: int) -> None:
         """Bytes [offset, offset + length) were synced."""
+        return
 
     def unloading(self, map: Map) -> None:
         """The map is about to be unloaded."""
+        return
 
     def quarantined(self, map: Map) -> None:
         """The map went into quarantine."""
+        return
 
     def idled(self, map: Map) -> None:
         """The device was reported idle: whatever it owned of a loaded or quarantined map is about to be the CPU's."""
+        return
 
     def refused(self, map: Map | None, error: DriverError) -> None:
         """A call is about to raise: the map's state forbids it, or memory that it has loaded was to be freed."""
+        return

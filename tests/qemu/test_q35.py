@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 import busdma
-from busdma.drivers.edu.core import Edu
 from busdma.errors import ConfigurationError, DeviceFault, DriverError
 from busdma.machine.remapping import WINDOW
 from busdma.machines import MACHINES, options_of
@@ -16,10 +15,8 @@ from busdma.qemu.q35 import Q35
 from busdma.sync import Direction
 from qemu.idle import cpu_sleeps
 from qemu.machines import need
+from qemu.remapped_rig import HALF, NOISE, PAGE, assert_every_device_moves_data, started
 
-PAGE = 4096
-HALF = 2048
-NOISE = bytes(range(256)) * 8
 INTERRUPTS = range(0xFEE0_0000, 0xFEF0_0000)
 
 
@@ -36,12 +33,6 @@ def machine() -> Iterator[Q35]:
         yield machine
 
 
-def started(machine: Q35, name: str) -> Any:
-    driver = machine.driver(name)
-    machine.run(driver.start)
-    return driver
-
-
 def test_its_cpu_sleeps_and_it_runs(machine: Q35) -> None:
     assert cpu_sleeps(machine.qemu)
     registers = machine.qemu.monitor.hmp("info registers")
@@ -56,24 +47,7 @@ def test_every_device_moves_data(options: str) -> None:
     with opened(options) as machine:
         assert sorted(machine.devices) == ["edu0", "edu1", "esp0", "nvme0"]
         way = "direct" if options == "?iommu=off" else "remap"
-        for name in machine.devices:
-            driver = started(machine, name)
-            for disk in driver.disks:
-                out, back = machine.allocate(40 * PAGE, offset=4), machine.allocate(40 * PAGE)
-                out.write(NOISE * 80)
-                machine.run(disk.write, 5, out[: disk.maxio // 2])
-                machine.run(disk.read, 5, back[: disk.maxio // 2])
-                assert back.read()[: disk.maxio // 2] == (NOISE * 80)[: disk.maxio // 2]
-            if isinstance(driver, Edu):
-                out, back = machine.allocate(HALF), machine.allocate(HALF)
-                out.write(NOISE)
-                machine.run(driver.echo, out, back)
-                assert back.read() == NOISE
-            assert machine.traffic(name).mechanism == way
-            assert driver.statistics()["interrupts"] > 0
-            machine.run(driver.stop)
-        assert machine.leaks() == []
-        assert machine.fault_log == []
+        assert_every_device_moves_data(machine, way)
 
 
 def test_what_drivers_are_given_is_in_the_window_and_no_message_of_an_interrupt(machine: Q35) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 import busdma
-from busdma.drivers.edu.core import Edu
 from busdma.errors import ConfigurationError, DeviceFault, ResourceShortage
 from busdma.machine.machine import Device
 from busdma.machine.remapping import WINDOW
@@ -17,10 +16,8 @@ from busdma.sync import Direction
 from busdma.waiting import PENDING
 from qemu.idle import cpu_sleeps
 from qemu.machines import need
+from qemu.remapped_rig import HALF, NOISE, PAGE, assert_every_device_moves_data, started
 
-PAGE = 4096
-HALF = 2048
-NOISE = bytes(range(256)) * 8
 SETSPI = 0x40
 
 
@@ -37,12 +34,6 @@ def machine() -> Iterator[Virt]:
         yield machine
 
 
-def started(machine: Virt, name: str) -> Any:
-    driver = machine.driver(name)
-    machine.run(driver.start)
-    return driver
-
-
 def test_its_cpu_sleeps_and_it_runs(machine: Virt) -> None:
     assert cpu_sleeps(machine.qemu)
     edu = started(machine, "edu0")
@@ -54,24 +45,7 @@ def test_its_cpu_sleeps_and_it_runs(machine: Virt) -> None:
 def test_every_device_moves_data(options: str) -> None:
     with opened(options) as machine:
         way = "direct" if options == "?iommu=off" else "remap"
-        for name in machine.devices:
-            driver = started(machine, name)
-            for disk in driver.disks:
-                out, back = machine.allocate(40 * PAGE, offset=4), machine.allocate(40 * PAGE)
-                out.write(NOISE * 80)
-                machine.run(disk.write, 5, out[: disk.maxio // 2])
-                machine.run(disk.read, 5, back[: disk.maxio // 2])
-                assert back.read()[: disk.maxio // 2] == (NOISE * 80)[: disk.maxio // 2]
-            if isinstance(driver, Edu):
-                out, back = machine.allocate(HALF), machine.allocate(HALF)
-                out.write(NOISE)
-                machine.run(driver.echo, out, back)
-                assert back.read() == NOISE
-            assert machine.traffic(name).mechanism == way
-            assert driver.statistics()["interrupts"] > 0
-            machine.run(driver.stop)
-        assert machine.leaks() == []
-        assert machine.fault_log == []
+        assert_every_device_moves_data(machine, way)
 
 
 def test_all_memory_is_beyond_edu_and_only_the_iommu_brings_it_near(machine: Virt) -> None:

@@ -21,8 +21,10 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from busdma.errors import DeviceFault, DriverError, MapStateError
+from busdma.errors import DeviceFault, MapStateError
+from busdma.instrument import Instrument
 from busdma.lifecycle import State
+from busdma.machine.whose import Whose
 from busdma.memory import DmaMemory
 from busdma.sync import POSTREAD, POSTWRITE, Direction, SyncOp
 from busdma.translators import HardwareFault
@@ -30,7 +32,6 @@ from busdma.translators import HardwareFault
 if TYPE_CHECKING:
     from busdma.domain import DmaDomain
     from busdma.map import Map
-    from busdma.tag import Tag
 
 KEPT: Final = 64  #: faults in the log
 FORMER: Final = 64  #: unloads that are remembered
@@ -93,8 +94,8 @@ class _Former:
     pages: tuple[tuple[int, int], ...]
 
 
-class FaultWatch:
-    """A `busdma.instrument.Instrument` that tells the maps of `devices` what IOMMUs have refused.
+class FaultWatch(Instrument):
+    """An instrument that tells the maps of `devices` what IOMMUs have refused.
 
     It must be the first instrument, for a sync that it ends has not happened. `each`: ask at every POST sync; without
     it, nobody is told of what has happened since the last `look`.
@@ -103,11 +104,10 @@ class FaultWatch:
     def __init__(self, domain: DmaDomain, devices: Collection[str], *, each: bool = True) -> None:
         self.log: deque[Fault] = deque(maxlen=KEPT)  #: oldest first
         self._domain = domain
-        self._devices = devices
+        self._device = Whose(devices).device
         self._each = each
         self._page = domain.page_size
         self._watched: list[_Watched] = []
-        self._of: dict[Tag, str] = {}
         self._hits: dict[Map, Fault] = {}  # what the next POST sync of the map raises
         self._astray: dict[str, Fault] = {}  # the same of any map of the device
         self._former: deque[_Former] = deque(maxlen=FORMER)
@@ -181,21 +181,6 @@ class FaultWatch:
     def idled(self, map: Map) -> None:
         """See `busdma.instrument.Instrument.idled`."""
         self._hits.pop(map, None)
-
-    def loaded(self, map: Map) -> None:
-        """Nothing has moved."""
-
-    def deferred(self, map: Map) -> None:
-        """Nothing has moved."""
-
-    def synced(self, map: Map, op: SyncOp, offset: int, length: int) -> None:
-        """It was asked before."""
-
-    def quarantined(self, map: Map) -> None:
-        """Nobody will trust its data."""
-
-    def refused(self, map: Map | None, error: DriverError) -> None:
-        """Nothing has moved."""
 
     # -- inside, under the lock ---------------------------------------------------------------------------------------
 
@@ -280,16 +265,6 @@ class FaultWatch:
         page = self._page
         for first, end in _spans(map):
             yield first // page * page, -(-end // page) * page
-
-    def _device(self, tag: Tag) -> str:
-        """Whose tag it is; "" for no device's."""
-        name = self._of.get(tag)
-        if name is None:
-            at: Tag | None = tag
-            while at is not None and at.name not in self._devices:
-                at = at.parent
-            name = self._of[tag] = "" if at is None else at.name
-        return name
 
 
 def _spans(map: Map) -> list[tuple[int, int]]:

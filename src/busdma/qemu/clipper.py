@@ -143,9 +143,8 @@ def open_machine(spec: str, runtime: Runtime, options: Options) -> Machine:
 
     def make() -> Clipper:
         setup.add("-M", "clipper", "-bios", setup.inherit("firmware", alpha()))
-        setup.add("-device", f"nvme,serial=nvme0,drive={setup.drive('nvme0')},addr={NVME:#x}")
-        setup.add("-device", f"am53c974,id=esp0,addr={ESP:#x}")
-        setup.add("-device", f"scsi-hd,bus=esp0.0,drive={setup.drive('esp0')}")
+        setup.nvme("nvme0", f"addr={NVME:#x}")
+        setup.am53c974("esp0", f"addr={ESP:#x}")
         return Clipper(setup, direct << 20, monster=monster, strict=strict)
 
     return made(setup, make)

@@ -6,14 +6,16 @@ of maps; that the bytes really went is for whoever compares them.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 
 from busdma.errors import DriverError
+from busdma.instrument import Instrument
 from busdma.machine.machine import DataTraffic, Device
+from busdma.machine.whose import Whose
 from busdma.map import Map
 from busdma.memory import DmaMemory
 from busdma.sync import POSTREAD, POSTWRITE, SyncOp
-from busdma.tag import Tag
 
 _POST = POSTREAD | POSTWRITE
 _WAYS = ("direct", "window", "remap", "bounce")
@@ -27,26 +29,26 @@ class _Count:
         self.ways: set[str] = set()
 
 
-class Counting:
-    """A `busdma.instrument.Instrument` that counts what the maps of each of `devices` moved."""
+class Counting(Instrument):
+    """An instrument that counts what the maps of each of `devices` moved."""
 
     def __init__(self, devices: Mapping[str, Device]) -> None:
         self._devices = devices
-        self._counts: dict[str, _Count] = {}
-        self._of: dict[Tag, _Count] = {}
+        self._counts: defaultdict[str, _Count] = defaultdict(_Count)
+        self._device = Whose(devices).device
 
     def traffic(self, device: str) -> DataTraffic:
         """What was counted for `device`. DriverError: there is none of this name."""
         if device not in self._devices:
             raise DriverError(f"there is no device {device!r}; there are: {', '.join(sorted(self._devices))}")
-        count = self._counts.setdefault(device, _Count())
+        count = self._counts[device]
         return DataTraffic(count.segments, count.bytes, "+".join(way for way in _WAYS if way in count.ways))
 
     def synced(self, map: Map, op: SyncOp, offset: int, length: int) -> None:
         """See `busdma.instrument.Instrument.synced`."""
         if not op & _POST or isinstance(map.buffer, DmaMemory):
             return
-        count = self._of.get(map.tag) or self._find(map.tag)
+        count = self._counts[self._device(map.tag)]
         count.bytes += length
         at = 0
         for address, size in map.segments:
@@ -71,31 +73,3 @@ class Counting:
     def _own(self, map: Map, physical: int, size: int) -> bool:
         owner_of = map.tag.domain.frames.owner_of
         return owner_of(physical) != "bounce" or owner_of(physical + size - 1) != "bounce"
-
-    def _find(self, tag: Tag) -> _Count:
-        at: Tag | None = tag
-        while at is not None and at.name not in self._devices:
-            at = at.parent
-        self._of[tag] = found = self._counts.setdefault(at.name if at is not None else "", _Count())
-        return found
-
-    def loaded(self, map: Map) -> None:
-        """Nothing has moved."""
-
-    def deferred(self, map: Map) -> None:
-        """Nothing has moved."""
-
-    def syncing(self, map: Map, op: SyncOp, offset: int, length: int) -> None:
-        """Whether it fails will be seen."""
-
-    def unloading(self, map: Map) -> None:
-        """What was not said to be over is not counted."""
-
-    def quarantined(self, map: Map) -> None:
-        """Its fate is unknown."""
-
-    def idled(self, map: Map) -> None:
-        """The same."""
-
-    def refused(self, map: Map | None, error: DriverError) -> None:
-        """Nothing has moved."""

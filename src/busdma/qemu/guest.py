@@ -51,9 +51,9 @@ class QemuMachine(LocalMachine):
         self._extras = setup.devices
         self._spin = setup.spin
 
-    def listen(self, path: str, side: str = "in") -> None:
-        """Have the interrupt lines into (``in``) or out of the device at QOM `path` reported from here on."""
-        self.qtest.intercept(path, "out" if side == "out" else "in")
+    def listen(self, path: str) -> None:
+        """Have the interrupt lines into the device at QOM `path` reported from here on."""
+        self.qtest.intercept(path, "in")
         self.qtest.listen()
 
     def board(self, kind: str) -> str:
@@ -76,7 +76,6 @@ class QemuMachine(LocalMachine):
         irq: int | None = None,
         line: InterruptLine | None = None,
         messages: MessageInterrupts | None = None,
-        bar: int = 0,
         **properties: int,
     ) -> Config:
         """The device at `where`, bus and slot, is `name`. `irq`: the number of its line. `line`: how that is waited
@@ -91,7 +90,7 @@ class QemuMachine(LocalMachine):
             properties["irq"] = irq
         properties = {**PROPERTIES.get(driver, {}), "spin": self._spin, **properties}
         self.devices[name] = Device(
-            name, driver, "pci", tag, host.registers(config, name, bar), line, properties, config, messages
+            name, driver, "pci", tag, host.registers(config, name), line, properties, config, messages
         )
         return config
 

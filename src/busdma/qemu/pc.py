@@ -81,16 +81,13 @@ def _irq(slot: int) -> int:
 def open_machine(spec: str, runtime: Runtime, options: Options) -> Machine:
     """Switch the PC on."""
     setup = Setup(spec, runtime, options, TARGET, ram=RAM)
-    warp = options.flag("warp", True)
+    setup.ask_to_warp()
     setup.ready()
 
     def make() -> Pc:
         setup.add("-M", "pc", "-bios", setup.inherit("firmware", x86()))
-        if warp:
-            setup.add("-icount", "shift=0,sleep=off")
-        setup.add("-device", f"nvme,serial=nvme0,drive={setup.drive('nvme0')},addr={NVME:#x}")
-        setup.add("-device", f"am53c974,id=esp0,addr={ESP:#x}")
-        setup.add("-device", f"scsi-hd,bus=esp0.0,drive={setup.drive('esp0')}")
+        setup.nvme("nvme0", f"addr={NVME:#x}")
+        setup.am53c974("esp0", f"addr={ESP:#x}")
         setup.add("-device", f"edu,addr={EDU:#x}")
         setup.add("-device", f"floppy,drive={setup.drive('fd0', FLOPPY_SIZE)}")
         return Pc(setup)

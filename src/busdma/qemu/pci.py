@@ -15,7 +15,7 @@ from busdma.addresses import AddressSet
 from busdma.errors import ConfigurationError
 from busdma.machine.attachment import MmioRegisters
 from busdma.machine.handle import Handle32, check_offset, check_value
-from busdma.machine.pci_firmware import BASE_ADDRESS, CLASS, HEADER, assign
+from busdma.machine.pci_firmware import BASE_ADDRESS, HEADER, assign
 from busdma.qemu.qtest import Qtest
 from busdma.qemu.registers import Mmio, Ports
 
@@ -175,8 +175,3 @@ class PciHost:
             return Mmio(self._qtest, name, self._spaces.ports_at + base, room)
         room = (~(mask & ~0b1111) & 0xFFFF_FFFF) + 1
         return Mmio(self._qtest, name, self._spaces.memory_at + (value & ~0b1111), room)
-
-    def identity(self, config: Config) -> tuple[int, int]:
-        """(vendor << 16 | device, class code of 24 bits)."""
-        both = config.read32(0)
-        return both << 16 & 0xFFFF_0000 | both >> 16, config.read32(CLASS) >> 8

@@ -108,20 +108,17 @@ def open_machine(spec: str, runtime: Runtime, options: Options) -> Machine:
     setup = Setup(spec, runtime, options, TARGET)
     iommu = asked(spec, options, "on")
     faults = options.flag("faults", True)
-    warp = options.flag("warp", True)
+    setup.ask_to_warp()
     setup.ready()
 
     def make() -> Q35:
         setup.add("-M", "q35", "-bios", setup.inherit("firmware", x86()))
         if iommu != "off":
             setup.add("-device", "intel-iommu")  # before all devices that it is to translate for
-        if warp:
-            setup.add("-icount", "shift=0,sleep=off")
         setup.add("-device", f"i82801b11-bridge,id=bridge0,addr={BRIDGE:#x}")
-        setup.add("-device", f"nvme,serial=nvme0,drive={setup.drive('nvme0')},addr={NVME:#x}")
+        setup.nvme("nvme0", f"addr={NVME:#x}")
         setup.add("-device", f"edu,addr={EDU:#x}")
-        setup.add("-device", f"am53c974,id=esp0,bus=bridge0,addr={ESP_BEHIND:#x}")
-        setup.add("-device", f"scsi-hd,bus=esp0.0,drive={setup.drive('esp0')}")
+        setup.am53c974("esp0", f"bus=bridge0,addr={ESP_BEHIND:#x}")
         setup.add("-device", f"edu,bus=bridge0,addr={EDU_BEHIND:#x}")
         return Q35(setup, iommu, faults=faults)
 

@@ -1,10 +1,7 @@
-"""The memory of a QEMU machine, from outside.
+"""The memory of a QEMU machine, from outside: a file without a name that QEMU maps as the guest's memory.
 
-`SharedRam` is a file without a name that QEMU maps as the guest's memory and this process maps too: one memory, no
-copy. Machines that take no such file (sun4u) have memory of QEMU's own; one of their devices may take the file.
-`ProcessRam` copies from and to QEMU's own memory through the kernel; there is no memoryview of it.
-
-Both are sparse: only pages that were touched take memory of the host.
+This process maps it too: one memory, no copy. Machines that take no such file (sun4u) have memory of QEMU's own; one of
+their devices may take the file. It is sparse: only pages that were touched take memory of the host.
 """
 
 from __future__ import annotations
@@ -12,25 +9,11 @@ from __future__ import annotations
 import errno
 import mmap
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Final, Protocol, Self
+from typing import Final, Self
 
-from busdma.errors import ConfigurationError, DeviceFault, DriverError
+from busdma.errors import ConfigurationError, DriverError
 
 ID: Final = "ram"  #: of the memory back end in QEMU
-
-
-class GuestRam(Protocol):
-    """What both have. Offsets count from the first byte of the memory, which need not have physical address 0."""
-
-    size: int
-
-    def read(self, offset: int, length: int) -> bytes:
-        """A copy of `length` bytes."""
-
-    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Change memory."""
 
 
 class SharedRam:
@@ -88,72 +71,9 @@ class SharedRam:
         self.close()
 
 
-class ProcessRam:
-    """`size` bytes at `address` in the memory of process `pid`: a QEMU's, from what its monitor says of ``gpa2hva``.
-
-    Every access is a copy and a system call. ConfigurationError if the kernel does not let us at that process.
-    """
-
-    def __init__(self, pid: int, address: int, size: int) -> None:
-        self.size = size
-        self._address = address
-        try:
-            self._fd = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
-        except OSError as error:
-            raise ConfigurationError(
-                f"cannot open the memory of QEMU, process {pid} ({error.strerror}): it must be a child of this process "
-                "and of the same user; see kernel.yama.ptrace_scope in ptrace(2)"
-            ) from None
-
-    def read(self, offset: int, length: int) -> bytes:
-        """A copy of `length` bytes at `offset`. DriverError outside the memory; DeviceFault if QEMU has gone."""
-        _check(self.size, offset, length)
-        found = bytearray()
-        while len(found) < length:
-            with _reaching(offset, length):
-                some = os.pread(self._fd, length - len(found), self._address + offset + len(found))
-            if not some:
-                raise _unreachable(offset, length, "its process has ended")
-            found += some
-        return bytes(found)
-
-    def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Change memory at `offset`. Errors as `read`."""
-        with memoryview(data).cast("B") as source:
-            length = len(source)
-            _check(self.size, offset, length)
-            done = 0
-            while done < length:
-                with _reaching(offset, length), source[done:] as rest:
-                    some = os.pwrite(self._fd, rest, self._address + offset + done)
-                if not some:
-                    raise _unreachable(offset, length, "its process has ended")
-                done += some
-
-    def close(self) -> None:
-        """Let go of the process. A second time does nothing."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-
 def _check(size: int, offset: int, length: int) -> None:
     if offset < 0 or length < 0 or offset + length > size:
         raise DriverError(f"no {length} bytes at offset {offset:#x}: the memory has {size:#x}")
-
-
-@contextmanager
-def _reaching(offset: int, length: int) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _unreachable(offset, length, str(error.strerror)) from None
-
-
-def _unreachable(offset: int, length: int, why: str) -> DeviceFault:
-    return DeviceFault(
-        f"cannot reach {length} bytes at offset {offset:#x} of QEMU's memory ({why}): open the machine again"
-    )
 
 
 def _no_room(size: int, error: OSError | OverflowError) -> ConfigurationError:

@@ -67,6 +67,11 @@ class Setup:
         """Bytes of memory."""
         return self._mib << 20
 
+    def ask_to_warp(self) -> None:
+        """Ask for the option ``warp``: while the CPU idles, the devices' timers do not wait for real time."""
+        if self._options.flag("warp", True):
+            self.add("-icount", "shift=0,sleep=off")
+
     def ready(self) -> None:
         """Every option has been asked for. ConfigurationError for one that the machine does not have."""
         self._options.finish()
@@ -83,9 +88,9 @@ class Setup:
         self._fds.append(fd)
         return f"/proc/self/fd/{fd}"
 
-    def drive(self, name: str, size: int = 0, *extra: str) -> str:
+    def drive(self, name: str, size: int = 0) -> str:
         """The disk in the image `name`, made if it is not there with `size` bytes, or what the spec says; its drive's
-        name. `extra`: more properties of the drive.
+        name.
 
         It belongs to QEMU: whoever looks at the image waits until the machine is closed. Without a folder of images it
         has no name in a file system, and is gone with QEMU however that ends. ConfigurationError: it cannot be made.
@@ -104,7 +109,7 @@ class Setup:
                     f"{self.spec}: cannot make the image {path} ({error.strerror}): give another folder with images="
                 ) from None
             where = str(path.absolute()).replace(",", ",,")
-        self.add("-drive", ",".join((f"if=none,id={name},format=raw,file={where}", *extra)))
+        self.add("-drive", f"if=none,id={name},format=raw,file={where}")
         return name
 
     def scsi_disks(self, bus: str, name: str, addresses: Sequence[int]) -> None:
@@ -115,6 +120,18 @@ class Setup:
         for address in addresses:
             drive = self.drive(name if address == addresses[0] else f"{name}-{address}")
             self.add("-device", f"scsi-hd,bus={bus},scsi-id={address},drive={drive}")
+
+    def nvme(self, name: str, place: str) -> None:
+        """An NVMe controller with the disk in the image `name`. `place`: QEMU's ``addr`` and, if need be, ``bus``.
+
+        Errors as `drive`.
+        """
+        self.add("-device", f"nvme,serial={name},drive={self.drive(name)},{place}")
+
+    def am53c974(self, name: str, place: str) -> None:
+        """A SCSI controller with the disk in the image `name` at address 0. `place` and errors as `nvme`."""
+        self.add("-device", f"am53c974,id={name},{place}")
+        self.scsi_disks(f"{name}.0", name, (0,))
 
     def memory(self, *, main: bool = True) -> SharedRam:
         """The machine's memory, which QEMU and this process share. Not `main`: an object for one of its devices."""

@@ -135,9 +135,8 @@ def open_machine(spec: str, runtime: Runtime, options: Options) -> Machine:
         ram = setup.memory(main=False)
         setup.add("-M", "sun4u", "-global", "cpu.start-powered-off=on")
         setup.add("-bios", setup.inherit("firmware", bytes(ROM)))  # it wants some
-        setup.add("-device", f"nvme,serial=nvme0,drive={setup.drive('nvme0')},bus=pciB,addr={NVME:#x}")
-        setup.add("-device", f"am53c974,id=esp0,bus=pciB,addr={ESP:#x}")
-        setup.add("-device", f"scsi-hd,bus=esp0.0,drive={setup.drive('esp0')}")
+        setup.nvme("nvme0", f"bus=pciB,addr={NVME:#x}")
+        setup.am53c974("esp0", f"bus=pciB,addr={ESP:#x}")
         setup.add("-device", f"nvme,serial=memory,pmrdev={ID},bus=pciB,addr={MEMORY:#x}")
         return Sun4u(setup, ram.view, dvma, standing=standing)
 

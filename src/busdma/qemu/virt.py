@@ -105,17 +105,14 @@ def open_machine(spec: str, runtime: Runtime, options: Options) -> Machine:
     """Switch the board on."""
     setup = Setup(spec, runtime, options, TARGET)
     iommu = asked(spec, options, "on")
-    warp = options.flag("warp", True)
+    setup.ask_to_warp()
     setup.ready()
 
     def make() -> Virt:
         setup.add("-M", "virt,gic-version=2" + ("" if iommu == "off" else ",iommu=smmuv3"))
         setup.add("-cpu", "cortex-a57", "-global", "cpu.start-powered-off=on")
-        if warp:
-            setup.add("-icount", "shift=0,sleep=off")
-        setup.add("-device", f"nvme,serial=nvme0,drive={setup.drive('nvme0')},addr={NVME:#x}")
-        setup.add("-device", f"am53c974,id=esp0,addr={ESP:#x}")
-        setup.add("-device", f"scsi-hd,bus=esp0.0,drive={setup.drive('esp0')}")
+        setup.nvme("nvme0", f"addr={NVME:#x}")
+        setup.am53c974("esp0", f"addr={ESP:#x}")
         setup.add("-device", f"edu,addr={EDU:#x}")
         return Virt(setup, iommu)
 
